@@ -1,0 +1,318 @@
+"""One batch in its caller's thread: a blocking function run for many items, each in a greenlet.
+
+An item that has to wait leaves its greenlet with what it waits for; the driver starts that, goes on
+with the next item, and switches back when it is done, as SQLAlchemy runs its ORM over asynchronous
+drivers. So code that blocks stays as it is, and holds no thread while it waits.
+
+The driver is the same for a thread (`Batch.run`), for a coroutine on a caller's own loop
+(`Batch.run_async`), and for a batch within an item of another one (`Batch.run` again, which then
+leaves that item's greenlet instead of blocking the thread). They differ only in how they wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import functools
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, Protocol, TypeVar, cast
+
+import greenlet
+
+from .service import GRACE_SECONDS, SLICE_SECONDS, Call, Outcome
+
+__all__ = ["WINDOW", "Batch", "Waitable", "wait_for"]
+
+A = TypeVar("A")
+T = TypeVar("T")
+
+WINDOW = 512
+"""How many items of a batch are begun and not yet ended at once: twice what is sent at once."""
+
+
+class Waitable(Protocol):
+    """What an item can wait for: a call on the loop, or the answers of a batch within the item."""
+
+    def start(self, on_done: Callable[[], None]) -> None:
+        """Start it; `on_done` is called once, in any thread, when it is done."""
+
+    def cancel(self) -> None:
+        """Ask for an early end, which `on_done` tells as well."""
+
+    def check(self) -> None:
+        """See whether it can still end, and end it if not."""
+
+
+class _Item(greenlet.greenlet, Generic[T]):
+    """One item of a batch: a greenlet that returns the outcome of the batch's function."""
+
+    def __init__(self, batch: Batch[Any, T], index: int) -> None:
+        super().__init__(self._outcome)
+        self.batch = batch
+        self.index = index
+        self.waits_for: Waitable | None = None
+
+    def leave(self, waitable: Waitable) -> None:
+        """Leave the greenlet until the waitable is done; called within the greenlet."""
+        if self.batch.abandoned:  # no answer will come: the item is being unwound
+            raise greenlet.GreenletExit
+        driver = cast(greenlet.greenlet, self.parent)
+        del self  # as in _outcome
+        driver.switch(waitable)
+
+    def _outcome(self) -> Outcome[T]:
+        """Run the function; what is no `Exception`, a SystemExit say, goes to the driver."""
+        function, argument = self.batch.function, self.batch.items[self.index]
+        del self  # an error's frames end here: who keeps the error is not to keep the batch
+        try:
+            return Outcome(value=function(argument))
+        except Exception as error:
+            return Outcome(error=error)
+
+
+class Batch(Generic[A, T]):
+    """Runs a blocking function for many items at once, in greenlets of the calling thread.
+
+    They share the context variables of their caller, and an item that fails does no harm to
+    another.
+
+    Args:
+        function: What to run for each item; waits by `wait_for`.
+        items: What to run it for.
+        window: How many items are begun and not yet ended at once, so that a long batch does not
+            hold a frame for each.
+    """
+
+    def __init__(
+        self, function: Callable[[A], T], items: Sequence[A], window: int = WINDOW
+    ) -> None:
+        self.function = function
+        self.items = items
+        self.abandoned = False
+        self._window = window
+        self._outcomes: list[Outcome[T] | None] = [None] * len(items)
+        self._next = 0
+        self._begun: set[_Item[T]] = set()
+        self._arrivals = _Arrivals(self._begun)
+
+    def run(self) -> list[Outcome[T]]:
+        """Run the batch, blocking the thread, or leaving the greenlet of the item it is part of.
+
+        Returns:
+            The outcome of each item, in the order of the items.
+
+        Raises:
+            BaseException: What is no `Exception`, from an item or arriving in this thread, a
+                KeyboardInterrupt say. Before it leaves, what is in flight is cancelled (and given
+                `GRACE_SECONDS` for its clean-up) and every begun item is unwound.
+        """
+        outer = _current_item()
+        try:
+            while self._goes_on():
+                if self._advance():
+                    continue
+                if outer is not None:
+                    outer.leave(self._arrivals)
+                elif not _wait_in_thread(self._arrivals, SLICE_SECONDS):
+                    self._arrivals.check()
+        except BaseException:
+            deadline = self._cancel()
+            while self._is_in_flight() and (seconds := deadline - time.monotonic()) > 0:
+                _wait_in_thread(self._arrivals, seconds)
+            raise
+        finally:
+            self._unwind()
+        return cast("list[Outcome[T]]", self._outcomes)
+
+    async def run_async(self) -> list[Outcome[T]]:
+        """Run the batch as a coroutine on the caller's loop, which goes on between the items.
+
+        Returns:
+            The outcome of each item, in the order of the items.
+
+        Raises:
+            BaseException: As `run` does; an asyncio.CancelledError when the caller is cancelled.
+        """
+        try:
+            while self._goes_on():
+                if self._advance():
+                    await asyncio.sleep(0)
+                elif not await _wait_on_loop(self._arrivals, SLICE_SECONDS):
+                    self._arrivals.check()
+        except BaseException:
+            deadline = self._cancel()
+            while self._is_in_flight() and (seconds := deadline - time.monotonic()) > 0:
+                await _wait_on_loop(self._arrivals, seconds)
+            raise
+        finally:
+            self._unwind()
+        return cast("list[Outcome[T]]", self._outcomes)
+
+    def _goes_on(self) -> bool:
+        return bool(self._begun) or self._next < len(self.items)
+
+    def _advance(self) -> bool:
+        """Resume the item whose answer came first, or begin the next; False if neither is there."""
+        item = self._arrivals.take()
+        if item is None and self._next < len(self.items) and len(self._begun) < self._window:
+            item = self._begin()
+        if item is None:
+            return False
+        self._resume(item)
+        return True
+
+    def _begin(self) -> _Item[T]:
+        item: _Item[T] = _Item(self, self._next)
+        item.gr_context = _current_context()
+        self._next += 1
+        self._begun.add(item)
+        return item
+
+    def _resume(self, item: _Item[T]) -> None:
+        """Run an item until it ends, or waits for something, which is started."""
+        item.waits_for = None
+        error: Exception | None = None
+        while True:
+            left = _switch(item, error)
+            error = None
+            if item.dead:
+                self._begun.discard(item)
+                self._outcomes[item.index] = left
+                return
+            item.waits_for = left
+            try:
+                left.start(functools.partial(self._arrivals.put, item))
+            except Exception as failure:
+                error = failure  # the item's own: it is raised where the item waits
+            else:
+                return
+
+    def _cancel(self) -> float:
+        """Cancel what is in flight; return until when, by the monotonic clock, to wait for it."""
+        self.abandoned = True
+        for item in self._begun:
+            if item.waits_for is not None:
+                item.waits_for.cancel()
+        return time.monotonic() + GRACE_SECONDS
+
+    def _is_in_flight(self) -> bool:
+        while (item := self._arrivals.take()) is not None:
+            item.waits_for = None
+        return any(item.waits_for is not None for item in self._begun)
+
+    def _unwind(self) -> None:
+        """Run the `finally` clauses of what was begun; what they raise does not leave the batch."""
+        self.abandoned = True
+        for item in [*self._begun]:
+            with contextlib.suppress(BaseException):
+                _switch(item, greenlet.GreenletExit())
+
+
+class _Arrivals(Generic[T]):
+    """The items whose answers are there, in the order in which they came.
+
+    It can itself be waited for, until an item is there.
+    """
+
+    def __init__(self, begun: set[_Item[T]]) -> None:
+        self._begun = begun
+        self._items: deque[_Item[T]] = deque()
+        self._on_done: Callable[[], None] | None = None
+        self._lock = threading.Lock()
+
+    def put(self, item: _Item[T]) -> None:
+        """Add an item and wake the driver. Allowed in any thread."""
+        self._items.append(item)
+        self._tell()
+
+    def take(self) -> _Item[T] | None:
+        """Take the item that came first, if there is one."""
+        return self._items.popleft() if self._items else None
+
+    def start(self, on_done: Callable[[], None]) -> None:
+        with self._lock:
+            self._on_done = on_done
+        if self._items:
+            self._tell()
+
+    def cancel(self) -> None:
+        """Wake the driver: it is an item of another batch, which unwinds it."""
+        self._tell()
+
+    def check(self) -> None:
+        for item in [*self._begun]:
+            if item.waits_for is not None:
+                item.waits_for.check()
+
+    def _tell(self) -> None:
+        with self._lock:
+            on_done, self._on_done = self._on_done, None
+        if on_done is not None:
+            on_done()
+
+
+def wait_for(call: Call[T]) -> T:
+    """Make a call and return its result, letting the other items of a batch go on meanwhile.
+
+    Within an item of a batch it leaves the item's greenlet; anywhere else it blocks the thread.
+
+    Args:
+        call: The call; not started.
+
+    Raises:
+        BaseException: Whatever the call raised.
+    """
+    item = _current_item()
+    if item is None:
+        return call.wait().result()
+    item.leave(call)
+    del item  # or an error that is raised here keeps the batch alive
+    return cast("Outcome[T]", call.outcome).result()
+
+
+def _current_item() -> _Item[Any] | None:
+    current = greenlet.getcurrent()
+    return current if isinstance(current, _Item) else None
+
+
+def _current_context() -> contextvars.Context | None:
+    """Return the thread's own context, not a copy: what an item sets, its caller sees."""
+    contextvars.copy_context()  # a thread has none before it is first asked for
+    context: contextvars.Context | None = greenlet.getcurrent().gr_context
+    return context
+
+
+def _switch(item: _Item[T], error: BaseException | None) -> Any:
+    """Go on with an item, raising the error in it if there is one; return what it leaves with."""
+    item.parent = greenlet.getcurrent()  # a coroutine may go on in another greenlet than it began
+    return item.switch() if error is None else item.throw(error)
+
+
+def _wait_in_thread(waitable: Waitable, seconds: float) -> bool:
+    """Block until the waitable is done or the time is over, and tell which."""
+    done = threading.Event()
+    waitable.start(done.set)
+    return done.wait(seconds)
+
+
+async def _wait_on_loop(waitable: Waitable, seconds: float) -> bool:
+    """Wait on the caller's loop until the waitable is done or the time is over, and tell which."""
+    loop = asyncio.get_running_loop()
+    done = loop.create_future()
+
+    def tell() -> None:
+        with contextlib.suppress(RuntimeError):  # the caller's loop is closed: nobody waits
+            loop.call_soon_threadsafe(_resolve, done)
+
+    waitable.start(tell)
+    await asyncio.wait([done], timeout=seconds)
+    return done.done()
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

@@ -1,0 +1,140 @@
+"""The stand-in for `openai.OpenAI`: looks like it to symbolicai, and hands its calls over.
+
+It records which resource path is walked (`chat.completions.create`), and turns the call at its end
+into a `Call` for the background loop. Where that call goes, and who waits for it, is decided by
+whoever made the stand-in.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import openai
+import openai.pagination
+import openai.resources  # here, in the caller's thread: a lazy import on the loop could deadlock
+
+from . import client as clients
+from .service import Call
+
+__all__ = ["StandInClient"]
+
+_CLIENT_CALLS = frozenset({"delete", "get", "patch", "post", "put"})
+"""The methods of the client itself that send a request."""
+
+_STREAMS = frozenset({"connect", "create_and_stream", "stream", "with_streaming_response"})
+"""What hands out an open connection, which its caller's thread reads: left to the sync client."""
+
+_COPIES = frozenset({"copy", "with_options"})
+
+
+class StandInClient:
+    """Takes an `openai.OpenAI` client's place; its calls run on the background loop.
+
+    Any resource path works: `chat.completions.create`, `responses.create`, `models.list`. Every
+    other attribute reads, and is set, through to the client behind it, whose settings count for
+    each call at the moment of that call. Streams (`stream=True`) are opened by the client behind
+    it, in the calling thread.
+
+    Args:
+        client: The client whose place it takes.
+        dispatch: Given a call that is not started, returns its result or raises its error; called
+            in the thread that makes the call.
+
+    Raises:
+        UnsupportedClientError: The client is not a plain `openai.OpenAI`.
+    """
+
+    def __init__(self, client: object, dispatch: Callable[[Call[Any]], Any]) -> None:
+        self.__dict__["_client"] = clients.check_supported(client)
+        self.__dict__["_dispatch"] = dispatch
+
+    @property
+    def settings(self) -> clients.ClientSettings:
+        """The settings that the next call will be made with."""
+        return clients.ClientSettings.of(self._client)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or "_client" not in self.__dict__:
+            raise AttributeError(name)  # copy and pickle ask for such before there is a client
+        value = getattr(self._client, name)
+        if _is_resource(value):
+            return _Resource(self, value, (name,))
+        if name in _CLIENT_CALLS:
+            return _Method(self, value, (name,))
+        if name in _COPIES:
+            return lambda *args, **kwargs: StandInClient(value(*args, **kwargs), self._dispatch)
+        return value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._client, name, value)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self._client!r}>"
+
+
+class _Resource:
+    """A resource of the client, such as `chat.completions`, and the path that leads to it."""
+
+    def __init__(self, stand_in: StandInClient, resource: Any, path: tuple[str, ...]) -> None:
+        self._stand_in = stand_in
+        self._resource = resource
+        self._path = path
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or "_resource" not in self.__dict__:
+            raise AttributeError(name)
+        value = getattr(self._resource, name)
+        if name in _STREAMS:
+            return value
+        if _is_resource(value):
+            return _Resource(self._stand_in, value, (*self._path, name))
+        if callable(value) and not name.startswith("_"):
+            return _Method(self._stand_in, value, (*self._path, name))
+        return value
+
+    def __repr__(self) -> str:
+        return f"<{'.'.join(self._path)} of {self._stand_in!r}>"
+
+
+class _Method:
+    """A method at the end of a resource path."""
+
+    def __init__(
+        self, stand_in: StandInClient, sync_method: Callable[..., Any], path: tuple[str, ...]
+    ) -> None:
+        functools.update_wrapper(self, sync_method)
+        self._stand_in = stand_in
+        self._sync_method = sync_method
+        self._path = path
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("stream"):
+            return self._sync_method(*args, **kwargs)
+        call = Call(
+            functools.partial(clients.send, self._stand_in.settings, self._path, args, kwargs)
+        )
+        return _as_sync(self._stand_in._dispatch(call), self._stand_in._client)
+
+    def __repr__(self) -> str:
+        return f"<{'.'.join(self._path)} of {self._stand_in!r}>"
+
+
+def _is_resource(value: object) -> bool:
+    return type(value).__module__.startswith("openai.resources")
+
+
+def _as_sync(result: Any, client: openai.OpenAI) -> Any:
+    """Turn an async page of a list into the sync one, whose further pages the sync client gets."""
+    name = type(result).__name__.partition("[")[0]
+    if not name.startswith("Async"):
+        return result
+    sync_class = getattr(openai.pagination, f"Sync{name.removeprefix('Async')}", None)
+    if sync_class is None:
+        return result
+    page = sync_class.construct(
+        **{field: getattr(result, field) for field in result.model_fields_set}
+    )
+    page._set_private_attributes(client=client, model=result._model, options=result._options)
+    return page

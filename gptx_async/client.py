@@ -1,0 +1,192 @@
+"""The `AsyncOpenAI` clients on the background loop: like the sync engine's own, one per setting.
+
+The transport is aiohttp's, whose pool does not look at every connection for every request as the
+SDK's default one does. httpx is not imported by name: openai 3 stands on httpx2, 1 and 2 on httpx.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import openai
+
+from .errors import UnsupportedClientError
+
+if TYPE_CHECKING:
+    from .service import LoopScope
+
+__all__ = ["MAX_CONCURRENCY", "ClientSettings", "send"]
+
+MAX_CONCURRENCY = 256
+"""How many requests of one client are out at once.
+
+More wait their turn before their attempt begins: those that wait inside a transport's pool run down
+their own timeouts (openai/openai-python#821). Each takes a file descriptor, of which a process
+often has 1024.
+"""
+
+
+@dataclass(frozen=True)
+class ClientSettings:
+    """What makes one client differ from another: the fields that `openai.OpenAI` was built with.
+
+    Attributes:
+        api_key: The bearer key.
+        base_url: With the slash at its end, as the SDK keeps it.
+        organization: The OpenAI-Organization header, or None.
+        project: The OpenAI-Project header, or None.
+        timeout: Seconds for one attempt, or the SDK's own timeout object, or None for no limit.
+        max_retries: How often the SDK tries again.
+        default_headers: Headers of every request.
+        default_query: Query parameters of every request.
+    """
+
+    api_key: str = field(repr=False)
+    base_url: str
+    organization: str | None
+    project: str | None
+    timeout: Any
+    max_retries: int
+    default_headers: dict[str, str] = field(repr=False)
+    default_query: dict[str, object] = field(repr=False)
+
+    @classmethod
+    def of(cls, client: openai.OpenAI) -> ClientSettings:
+        """Read the settings that a sync client has now. Allowed in any thread."""
+        return cls(
+            api_key=client.api_key,
+            base_url=str(client.base_url),
+            organization=client.organization,
+            project=client.project,
+            timeout=client.timeout,
+            max_retries=client.max_retries,
+            default_headers=dict(client._custom_headers),
+            default_query=dict(client._custom_query),
+        )
+
+    @functools.cached_property
+    def key(self) -> tuple[object, ...]:
+        """What tells these settings from others, hashable: timeouts and mappings are not."""
+        return (
+            ClientSettings,
+            self.api_key,
+            self.base_url,
+            self.organization,
+            self.project,
+            repr(self.timeout),
+            self.max_retries,
+            repr(self.default_headers),
+            repr(self.default_query),
+        )
+
+    def build_sync(self) -> openai.OpenAI:
+        """Build a sync client with these settings, as after unpickling an engine."""
+        return openai.OpenAI(**self._arguments())
+
+    def build_async(self) -> openai.AsyncOpenAI:
+        """Build an async client with these settings. Only on the loop that is to own it."""
+        limits = type(openai.DEFAULT_CONNECTION_LIMITS)(
+            max_connections=MAX_CONCURRENCY, max_keepalive_connections=MAX_CONCURRENCY
+        )
+        return openai.AsyncOpenAI(
+            **self._arguments(), http_client=openai.DefaultAioHttpClient(limits=limits)
+        )
+
+    def _arguments(self) -> dict[str, Any]:
+        return {
+            "api_key": self.api_key,
+            "base_url": self.base_url,
+            "organization": self.organization,
+            "project": self.project,
+            "timeout": self.timeout,
+            "max_retries": self.max_retries,
+            "default_headers": self.default_headers,
+            "default_query": self.default_query,
+        }
+
+
+def check_supported(client: object) -> openai.OpenAI:
+    """Return the client if its calls can be made by an `AsyncOpenAI` with the same settings.
+
+    Raises:
+        UnsupportedClientError: It is of another class, or was given what only a sync client takes.
+    """
+    if type(client) is not openai.OpenAI:
+        raise UnsupportedClientError(
+            f"The engine's client is {type(client)!r}, but only the calls of an openai.OpenAI "
+            "(openai.Client) can be made asynchronously. Give an engine that calls one."
+        )
+    for name in ("_api_key_provider", "workload_identity", "_provider"):
+        if getattr(client, name, None) is not None:
+            raise UnsupportedClientError(
+                f"The engine's client has a {name.lstrip('_')}, which is code of its own and may "
+                "not run on the background loop. Build the client with a key that is a string."
+            )
+    transport = getattr(client, "_client", None)
+    if transport is not None and type(transport).__name__ != "SyncHttpxClientWrapper":
+        raise UnsupportedClientError(
+            "The engine's client has an http_client of its own, which cannot be used "
+            "asynchronously. Build it without one; proxies and certificates that the environment "
+            "names (HTTPS_PROXY, SSL_CERT_FILE) are used."
+        )
+    return client
+
+
+class _LoopClient:
+    """An async client on the loop, with the permits for its requests."""
+
+    def __init__(self, settings: ClientSettings) -> None:
+        self.sdk = settings.build_async()
+        self.permits = asyncio.Semaphore(MAX_CONCURRENCY)
+
+    async def close(self) -> None:
+        await self.sdk.close()
+
+
+async def send(
+    settings: ClientSettings,
+    path: Sequence[str],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    scope: LoopScope,
+) -> Any:
+    """Make one call of the SDK, on the loop.
+
+    Args:
+        settings: Which client; it is built at the first call with these settings.
+        path: The attributes that lead to the method, `("chat", "completions", "create")` say.
+        args: The method's positional arguments.
+        kwargs: The method's keyword arguments.
+        scope: What the loop owns.
+
+    Returns:
+        What the awaited method returns.
+
+    Raises:
+        openai.OpenAIError: As the same method of the sync client would.
+    """
+    client = scope.get(settings.key, lambda: _LoopClient(settings), _LoopClient.close)
+    async with client.permits:
+        method = functools.reduce(getattr, path, client.sdk)
+        try:
+            return await method(*args, **kwargs)  # type: ignore[operator]
+        except openai.APITimeoutError as error:
+            raise _true_error(error) from error.__cause__
+
+
+def _true_error(error: openai.APITimeoutError) -> openai.APIConnectionError:
+    """Tell a lost connection from a timeout, as the sync client does.
+
+    The SDK's aiohttp transport translates every `ClientConnectionError` into a connect timeout,
+    also 'Server disconnected'.
+    """
+    cause = error.__cause__ and error.__cause__.__cause__
+    lost = isinstance(cause, aiohttp.ClientConnectionError)
+    if lost and not isinstance(cause, aiohttp.ServerTimeoutError):
+        return openai.APIConnectionError(request=error.request)
+    return error

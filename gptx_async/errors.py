@@ -1,0 +1,62 @@
+"""The exceptions of the package: each says what happened and what to do next.
+
+None of them holds a prompt, an answer or a key.
+"""
+
+__all__ = [
+    "CallCancelledError",
+    "ConfigurationError",
+    "GPTXAsyncError",
+    "LoopThreadDiedError",
+    "LoopThreadError",
+    "SchedulerError",
+    "ServiceClosedError",
+    "ServiceError",
+    "ServiceStartError",
+    "UnsupportedClientError",
+    "VocabularyError",
+]
+
+
+class GPTXAsyncError(Exception):
+    """The base of every exception that this package raises by itself."""
+
+
+class ServiceError(GPTXAsyncError, RuntimeError):
+    """The background loop could not take or finish a call."""
+
+
+class ServiceStartError(ServiceError):
+    """The background thread or its loop could not be started; the next call tries again."""
+
+
+class ServiceClosedError(ServiceError):
+    """The service was closed, or the interpreter is exiting."""
+
+
+class LoopThreadDiedError(ServiceError):
+    """The background thread ended while calls were in flight; the next call starts a new one."""
+
+
+class LoopThreadError(ServiceError):
+    """A blocking call was made on the background loop's own thread, where it could never return."""
+
+
+class CallCancelledError(GPTXAsyncError):
+    """A call was cancelled on the loop by something other than the one who waits for it."""
+
+
+class SchedulerError(GPTXAsyncError, TypeError):
+    """A scheduler's callback returned something that is not an answer."""
+
+
+class ConfigurationError(GPTXAsyncError, ValueError):
+    """A setting is missing or contradicts another."""
+
+
+class UnsupportedClientError(ConfigurationError):
+    """The engine's client is not one whose calls can be made asynchronously."""
+
+
+class VocabularyError(GPTXAsyncError, OSError):
+    """Tiktoken could not load the vocabulary of the model."""

@@ -1,0 +1,512 @@
+"""The background thread and the one long-lived asyncio loop on it.
+
+Why one loop for the life of the process: connections belong to the loop that opened them, so an
+`asyncio.run` per batch over one client loses every second batch ('Event loop is closed').
+
+The order in which things end can be read off `_LoopThread._end`: calls, then what the scope holds
+(clients), then the loop, in the thread that ran it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import concurrent.futures
+import contextlib
+import contextvars
+import os
+import threading
+import weakref
+from collections.abc import Awaitable, Callable, Hashable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar, cast
+
+from .errors import (
+    LoopThreadDiedError,
+    LoopThreadError,
+    ServiceClosedError,
+    ServiceError,
+    ServiceStartError,
+)
+
+__all__ = ["Call", "LoopScope", "LoopService", "Outcome", "default_service"]
+
+T = TypeVar("T")
+
+START_SECONDS = 10.0
+"""How long the start of the thread may take before it is an error."""
+
+GRACE_SECONDS = 0.75
+"""How long cancelled calls have for their clean-up: a Ctrl-C is to be raised within a second."""
+
+SLICE_SECONDS = 1.0
+"""The longest wait without a look at whether the thread is still alive."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome(Generic[T]):
+    """What became of a call: a value, or the exception that it ended with."""
+
+    value: T | None = None
+    error: BaseException | None = None
+
+    def result(self) -> T:
+        """Return the value, or raise the exception."""
+        if self.error is None:
+            return cast(T, self.value)
+        try:
+            raise self.error
+        finally:
+            # Or the traceback, which holds this frame, keeps the outcome and all it holds alive.
+            del self
+
+
+class LoopScope:
+    """What lives exactly as long as one loop: built once per key, on the loop, and closed there.
+
+    A coroutine that runs on the service is given its scope; only the loop's thread may use it.
+    """
+
+    def __init__(self) -> None:
+        self._resources: dict[Hashable, Any] = {}
+        self._exits = contextlib.AsyncExitStack()
+
+    def get(
+        self, key: Hashable, build: Callable[[], T], close: Callable[[T], Awaitable[None]]
+    ) -> T:
+        """Return what was built under the key, building it at the first request.
+
+        Args:
+            key: What tells this resource from others.
+            build: Called on the loop's thread when nothing stands under the key yet.
+            close: Awaited on the loop when it ends.
+        """
+        if key not in self._resources:
+            resource = build()
+            self._exits.push_async_callback(close, resource)
+            self._resources[key] = resource
+        return cast(T, self._resources[key])
+
+    async def aclose(self) -> None:
+        """Close everything, the last built first."""
+        self._resources.clear()
+        await self._exits.aclose()
+
+
+class Call(Generic[T]):
+    """One coroutine on its way through the loop: made, perhaps started, and in the end done.
+
+    Making one costs nothing and starts nothing, so that whoever waits can note it down before it
+    is under way: an interrupt between the two then leaves nothing running that nobody knows of.
+
+    Args:
+        function: Given the loop's scope, returns the coroutine; called on the loop's thread.
+        service: Where it is to run; the process's own service when not given.
+    """
+
+    __slots__ = (
+        "_cancelled",
+        "_finishing",
+        "_function",
+        "_on_done",
+        "_service",
+        "_task",
+        "_thread",
+        "outcome",
+    )
+
+    def __init__(
+        self, function: Callable[[LoopScope], Awaitable[T]], service: LoopService | None = None
+    ) -> None:
+        self.outcome: Outcome[T] | None = None
+        """What became of it; None until it is done."""
+        self._function = function
+        self._service = service
+        self._on_done: Callable[[], None] = _nothing
+        self._thread: _LoopThread | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._cancelled = False
+        self._finishing = threading.Lock()
+
+    def start(self, on_done: Callable[[], None]) -> None:
+        """Send the coroutine to the loop; allowed in every thread but the loop's own.
+
+        Args:
+            on_done: Called once, from the loop's thread, when `outcome` is there; it may neither
+                block nor raise.
+
+        Raises:
+            LoopThreadError: This is the loop's own thread.
+            ServiceClosedError: The service was closed.
+            ServiceStartError: The thread could not be started.
+        """
+        self._on_done = on_done
+        (self._service or default_service())._start(self)
+
+    def cancel(self) -> None:
+        """Ask for an early end; `on_done` tells when the clean-up is over. Allowed anywhere."""
+        self._cancelled = True
+        if self._thread is not None and self.outcome is None:
+            self._thread.cancel(self)
+
+    def check(self) -> None:
+        """Fail the call if its thread is gone, so that no wait is for ever. Allowed anywhere."""
+        thread = self._thread
+        if thread is not None and not thread.is_alive():
+            self._finish(Outcome(error=thread.death()))
+
+    def wait(self) -> Outcome[T]:
+        """Start the call and block this thread until it is done.
+
+        Raises:
+            ServiceError: As `start` does.
+            BaseException: Whatever arrives in this thread meanwhile, a KeyboardInterrupt say: the
+                coroutine is cancelled first and has `GRACE_SECONDS` for its clean-up.
+        """
+        done = threading.Event()
+        try:
+            self.start(done.set)
+            while not done.wait(SLICE_SECONDS):
+                self.check()
+        except BaseException:
+            self.cancel()
+            if self._thread is not None:
+                done.wait(GRACE_SECONDS)
+            raise
+        assert self.outcome is not None
+        return self.outcome
+
+    async def _run(self, thread: _LoopThread) -> None:
+        """Run the coroutine on the loop; whatever it raises is its outcome, and harms nothing.
+
+        A SystemExit or KeyboardInterrupt that left a task would end the loop for everybody.
+        """
+        self._task = asyncio.current_task()
+        outcome: Outcome[T]
+        try:
+            if self._cancelled:  # before the task was there to be cancelled
+                self._task.cancel()  # type: ignore[union-attr] # a coroutine on a loop has a task
+                await asyncio.sleep(0)
+            outcome = Outcome(value=await self._function(thread.scope))
+        except BaseException as error:
+            ended = isinstance(error, asyncio.CancelledError) and thread.ended
+            outcome = Outcome(error=thread.death() if ended and not self._cancelled else error)
+        finally:
+            self._task = None
+        self._finish(outcome)
+
+    def _finish(self, outcome: Outcome[T]) -> None:
+        """Set the outcome, once: the loop's thread and a waiter that finds it dead may both try."""
+        if not self._finishing.acquire(blocking=False):
+            return
+        self.outcome = outcome
+        if self._thread is not None:
+            self._thread.pending.discard(self)
+        on_done, self._on_done = self._on_done, _nothing  # who keeps the call keeps no waiter
+        on_done()
+
+
+class _LoopThread:
+    """One thread, its loop, and the calls that are pending on it; of one use.
+
+    Args:
+        name: The thread's name.
+        lock: The service's own: `submit` is called with it held, so a call is either taken while
+            the loop runs or refused.
+    """
+
+    def __init__(self, name: str, lock: threading.RLock) -> None:
+        self.pending: set[Call[Any]] = set()
+        self.scope = LoopScope()
+        self.ended = False
+        self._lock = lock
+        self._closing = False
+        self._cause: BaseException | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+        self._ready: concurrent.futures.Future[asyncio.AbstractEventLoop] = (
+            concurrent.futures.Future()
+        )
+        self._thread = threading.Thread(target=self._main, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Start the thread and wait, bounded, until its loop runs."""
+        try:
+            self._thread.start()
+            self._loop = self._ready.result(START_SECONDS)
+        except BaseException as error:
+            self._closing = True
+            self._ready.add_done_callback(self._stop_late_starter)
+            if not isinstance(error, Exception):
+                raise
+            raise ServiceStartError(
+                f"The background thread for model calls could not be started ({error!r}). Free "
+                "threads or file descriptors, and call again."
+            ) from error
+
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def is_current(self) -> bool:
+        """Tell whether this is the loop's thread; by the object, for idents are used again."""
+        return threading.current_thread() is self._thread
+
+    def death(self) -> ServiceError:
+        """Make the error of a call that this thread did not finish: a new one for each caller."""
+        if self._closing:
+            return _closed_error()
+        error = LoopThreadDiedError(
+            f"The background thread for model calls ended ({self._cause!r}) with this call in "
+            "flight; whether the server has answered it is unknown. Ask again: the next call "
+            "starts a new thread."
+        )
+        error.__cause__ = self._cause
+        return error
+
+    def submit(self, call: Call[Any]) -> bool:
+        """Send a call to the loop; False if the loop has ended. The service's lock is held."""
+        if self.ended or self._loop is None or not self.is_alive():
+            return False
+        call._thread = self
+        self.pending.add(call)
+        coroutine = call._run(self)
+        try:
+            # Not in the caller's context: what the call opens, a connection say, outlives it, and
+            # would keep the first caller's context variables (ogx-ai/ogx#5168).
+            contextvars.Context().run(asyncio.run_coroutine_threadsafe, coroutine, self._loop)
+        except BaseException:
+            coroutine.close()
+            self.pending.discard(call)
+            raise
+        return True
+
+    def cancel(self, call: Call[Any]) -> None:
+        """Cancel the task, not its future: that one is done before the task's clean-up is."""
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nothing left to cancel
+                self._loop.call_soon_threadsafe(_cancel_task, call)
+
+    def close(self) -> None:
+        """End the loop and wait for the thread, both bounded. Not for the loop's own thread."""
+        self._closing = True
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # it has ended by itself
+                self._loop.call_soon_threadsafe(self._request_stop)
+        self._thread.join(4 * GRACE_SECONDS)
+        self._fail_pending()
+
+    def _request_stop(self) -> None:
+        if self._stop is not None:
+            self._stop.set()
+
+    def _stop_late_starter(
+        self, ready: concurrent.futures.Future[asyncio.AbstractEventLoop]
+    ) -> None:
+        if ready.exception() is None:
+            ready.result().call_soon_threadsafe(self._request_stop)
+
+    def _main(self) -> None:
+        try:
+            loop = asyncio.new_event_loop()
+        except BaseException as error:  # the starter raises it
+            self._ready.set_exception(error)
+            return
+        try:
+            self._run_until_stopped(loop)
+        finally:
+            self._fail_pending()
+            loop.close()
+
+    def _run_until_stopped(self, loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            loop.run_until_complete(self._serve(loop))
+        except BaseException as error:  # the calls that were in flight raise it
+            self._cause = error
+        with self._lock:
+            self.ended = True
+        try:
+            loop.run_until_complete(self._end())
+        except BaseException as error:
+            self._cause = self._cause or error
+
+    async def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._stop = asyncio.Event()
+        self._ready.set_result(loop)
+        await self._stop.wait()
+
+    async def _end(self) -> None:
+        """Cancel the calls, close what the scope holds, end what is left; each step bounded."""
+        await asyncio.sleep(0)  # what was submitted just now becomes a task
+        await _end_tasks({task for call in [*self.pending] if (task := call._task) is not None})
+        with contextlib.suppress(Exception):  # a client that does not close must not stop the rest
+            await asyncio.wait_for(self.scope.aclose(), GRACE_SECONDS)
+        await _end_tasks(asyncio.all_tasks())
+        await asyncio.get_running_loop().shutdown_asyncgens()
+
+    def _fail_pending(self) -> None:
+        for call in [*self.pending]:
+            call._finish(Outcome(error=self.death()))
+
+
+class LoopService:
+    """A background thread with an asyncio loop, started by the first call and shared by all.
+
+    One per process is made by `default_service`; more are allowed. Every method may be called in
+    any thread; on the loop's own thread each raises `LoopThreadError` instead of waiting for
+    itself. In the child of a fork the service starts anew, and leaves what it inherited alone.
+
+    Args:
+        name: The thread's name.
+    """
+
+    def __init__(self, name: str = "gptx_async-loop") -> None:
+        self._name = name
+        self._closed = False
+        self._current: _LoopThread | None = None
+        self._become_new()
+        _services.add(self)
+
+    def run(self, function: Callable[[LoopScope], Awaitable[T]]) -> T:
+        """Run a coroutine on the loop, block until it is done, and return or raise its outcome.
+
+        Args:
+            function: Given the loop's scope, returns the coroutine; called on the loop's thread.
+
+        Raises:
+            ServiceError: The service cannot take the call, or its thread died with it in flight.
+            BaseException: Whatever the coroutine raises, and a KeyboardInterrupt in this thread.
+        """
+        return Call(function, self).wait().result()
+
+    def close(self) -> None:
+        """Refuse new calls, cancel those in flight, close the loop's clients, end the thread.
+
+        Bounded by a few seconds, idempotent, final. Callers still waiting get a
+        `ServiceClosedError`.
+
+        Raises:
+            LoopThreadError: This is the loop's own thread.
+        """
+        self._check_thread("close the service")
+        with self._lock:
+            self._closed = True
+            thread, self._current = self._current, None
+        if thread is not None:
+            thread.close()
+
+    def _become_new(self) -> None:
+        """Start without thread or loop; in a forked child, where the old lock may be held."""
+        # Re-entrant: the garbage collector may run a `__del__` in here that makes a call.
+        self._lock = threading.RLock()
+        self._current = None
+        self._starting = False
+
+    def _start(self, call: Call[Any]) -> None:
+        self._check_thread("make a blocking call")
+        with self._lock:
+            while not self._running().submit(call):
+                self._current = None
+
+    def _check_thread(self, what: str) -> None:
+        current = self._current
+        if current is not None and current.is_current():
+            raise LoopThreadError(
+                f"An attempt to {what} was made on the background loop's own thread, which would "
+                "wait for itself. Make it in another thread, not in a callback or a `__del__` "
+                "that runs on the loop."
+            )
+
+    def _running(self) -> _LoopThread:
+        """Return the thread, starting one if there is none; the lock is held."""
+        if self._closed:
+            raise _closed_error()
+        if self._starting:
+            raise ServiceStartError(
+                "A model call was made in the middle of the service's own start, by a `__del__` or "
+                "a signal handler. Make it later."
+            )
+        if self._current is None:
+            thread = _LoopThread(self._name, self._lock)
+            self._starting = True
+            try:
+                thread.start()
+            finally:
+                self._starting = False
+            self._current = thread
+        return self._current
+
+
+def default_service() -> LoopService:
+    """Return the process's own service, made at the first call and again after it was closed.
+
+    Raises:
+        ServiceClosedError: The interpreter is exiting.
+    """
+    global _default
+    with _default_lock:
+        if _exiting:
+            raise _closed_error()
+        if _default is None or _default._closed:
+            _default = LoopService()
+        return _default
+
+
+def _closed_error() -> ServiceClosedError:
+    if _exiting:
+        return ServiceClosedError(
+            "The interpreter is exiting, and the service for model calls is closed. Wait for the "
+            "answers before the program ends."
+        )
+    return ServiceClosedError(
+        "The service for model calls was closed. Calls made through an engine start a new one."
+    )
+
+
+def _cancel_task(call: Call[Any]) -> None:
+    if call._task is not None:
+        call._task.cancel()
+
+
+async def _end_tasks(tasks: set[asyncio.Task[Any]]) -> None:
+    """Cancel tasks and wait for their clean-up, bounded: one may ignore its cancellation."""
+    tasks.discard(cast("asyncio.Task[Any]", asyncio.current_task()))
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=GRACE_SECONDS)
+
+
+def _nothing() -> None:
+    """Do nothing: what a call does at its end when nobody waits."""
+
+
+def _close_at_exit() -> None:
+    """Close the process's service; no thread may be started this late, only ended."""
+    global _exiting
+    _exiting = True
+    if _default is not None:
+        _default.close()
+
+
+def _after_fork_in_child() -> None:
+    """Leave the parent's threads and loops alone, and start anew.
+
+    Nothing is closed: the loop's epoll descriptor is shared, and closing an inherited client in the
+    child made the parent's request time out (redis-py#2910).
+    """
+    global _default_lock
+    _default_lock = threading.RLock()
+    for service in [*_services]:
+        _inherited.append(service._current)
+        service._become_new()
+
+
+_default: LoopService | None = None
+_default_lock = threading.RLock()
+_exiting = False
+_services: weakref.WeakSet[LoopService] = weakref.WeakSet()
+_inherited: list[_LoopThread | None] = []
+"""The parent's loop threads in a forked child: kept, for collecting one closes its descriptors."""
+
+atexit.register(_close_at_exit)
+os.register_at_fork(after_in_child=_after_fork_in_child)
