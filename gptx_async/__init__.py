@@ -1,1 +1,37 @@
-"""gptx_async."""
+"""symbolicai's `GPTXChatEngine` for many model calls at once, from inside one Python process.
+
+`install()` builds the engine and registers it with symbolicai, which is imported only then: that
+takes seconds.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from . import errors
+from ._version import __version__
+
+if TYPE_CHECKING:
+    from .engine import AsyncBatchEngine, AsyncGPTXBatchEngine, install, uninstall
+
+__all__ = [
+    "AsyncBatchEngine",
+    "AsyncGPTXBatchEngine",
+    "__version__",
+    "errors",
+    "install",
+    "uninstall",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(".engine", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -23,9 +23,10 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 
 import greenlet
 
+from .errors import CallCancelledError
 from .service import GRACE_SECONDS, SLICE_SECONDS, Call, Outcome
 
-__all__ = ["WINDOW", "Batch", "Waitable", "wait_for"]
+__all__ = ["WINDOW", "Batch", "Waitable", "is_item", "wait_for"]
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -264,14 +265,27 @@ def wait_for(call: Call[T]) -> T:
         call: The call; not started.
 
     Raises:
+        CallCancelledError: It was cancelled on the loop, not by its caller.
         BaseException: Whatever the call raised.
     """
     item = _current_item()
     if item is None:
-        return call.wait().result()
-    item.leave(call)
-    del item  # or an error that is raised here keeps the batch alive
-    return cast("Outcome[T]", call.outcome).result()
+        outcome = call.wait()
+    else:
+        item.leave(call)
+        del item  # or an error that is raised here keeps the batch alive
+        outcome = cast("Outcome[T]", call.outcome)
+    if isinstance(outcome.error, asyncio.CancelledError):  # which here would mean this caller
+        raise CallCancelledError(
+            "The model call was cancelled on the background loop, by something other than its "
+            "caller. Ask again."
+        )
+    return outcome.result()
+
+
+def is_item() -> bool:
+    """Tell whether this code runs as an item of a batch, in its greenlet."""
+    return _current_item() is not None
 
 
 def _current_item() -> _Item[Any] | None:

@@ -38,7 +38,7 @@ class StandInClient:
     it, in the calling thread.
 
     Args:
-        client: The client whose place it takes.
+        client: The client whose place it takes; of another stand-in, the client behind it.
         dispatch: Given a call that is not started, returns its result or raises its error; called
             in the thread that makes the call.
 
@@ -47,6 +47,8 @@ class StandInClient:
     """
 
     def __init__(self, client: object, dispatch: Callable[[Call[Any]], Any]) -> None:
+        if isinstance(client, StandInClient):
+            client = client._client
         self.__dict__["_client"] = clients.check_supported(client)
         self.__dict__["_dispatch"] = dispatch
 

