@@ -1,0 +1,437 @@
+"""The batch driver, without OpenAI and without symbolicai: items wait for calls of the service."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import gc
+import os
+import signal
+import sys
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from gptx_async.batch import Batch, is_item, wait_for
+from gptx_async.errors import CallCancelledError, ServiceClosedError
+from gptx_async.service import Call, LoopScope, LoopService, Outcome
+
+
+class Gate:
+    """Calls that stay on the loop until they are let go, by name or all at once."""
+
+    def __init__(self) -> None:
+        self.asked: list[object] = []
+        self.resumed: list[object] = []
+        self.cancelled: list[object] = []
+        self._changed = threading.Condition()
+        self._waiting: dict[object, tuple[asyncio.AbstractEventLoop, asyncio.Event]] = {}
+        self._let_go: set[object] = set()
+        self._all_let_go = False
+
+    def call(self, name: object) -> Call[object]:
+        return Call(lambda _scope: self.answer(name))
+
+    def ask(self, name: object) -> object:
+        """What an item of most batches here does."""
+        answer = wait_for(self.call(name))
+        with self._changed:
+            self.resumed.append(answer)
+            self._changed.notify_all()
+        return answer
+
+    def let_go(self, *names: object) -> None:
+        """Answer the calls of these names, or all, now and in future, when none is given."""
+        with self._changed:
+            self._let_go.update(names)
+            self._all_let_go = self._all_let_go or not names
+            for name in names or [*self._waiting]:
+                if name in self._waiting:
+                    loop, event = self._waiting.pop(name)
+                    loop.call_soon_threadsafe(event.set)
+
+    def wait_until(self, *, asked: int = 0, resumed: int = 0) -> None:
+        with self._changed:
+            assert self._changed.wait_for(
+                lambda: len(self.asked) >= asked and len(self.resumed) >= resumed, 10
+            )
+
+    async def answer(self, name: object) -> object:
+        event = asyncio.Event()
+        with self._changed:
+            self.asked.append(name)
+            self._changed.notify_all()
+            if self._all_let_go or name in self._let_go:
+                return name
+            self._waiting[name] = asyncio.get_running_loop(), event
+        try:
+            await event.wait()
+        except asyncio.CancelledError:
+            self.cancelled.append(name)
+            raise
+        return name
+
+
+def values(outcomes: list[Outcome[Any]]) -> list[Any]:
+    return [outcome.result() for outcome in outcomes]
+
+
+def in_thread(function: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
+    results: list[Any] = []
+    thread = threading.Thread(target=lambda: results.append(function()), daemon=True)
+    thread.start()
+    return thread, results
+
+
+def test_run_resumes_items_as_answers_arrive_and_returns_them_in_order() -> None:
+    gate = Gate()
+    thread, results = in_thread(lambda: Batch(gate.ask, ["a", "b", "c"]).run())
+    gate.wait_until(asked=3)
+    for count, name in enumerate(["c", "a", "b"]):
+        gate.let_go(name)
+        gate.wait_until(resumed=count + 1)
+    thread.join(10)
+    assert gate.resumed == ["c", "a", "b"]
+    assert values(results[0]) == ["a", "b", "c"]
+
+
+def test_calls_are_sent_while_later_items_are_still_begun() -> None:
+    gate = Gate()
+
+    def ask(index: int) -> object:
+        if index == 1:  # in the calling thread, before its own call
+            gate.wait_until(asked=1)
+            gate.let_go()
+        return wait_for(gate.call(index))
+
+    assert values(Batch(ask, [0, 1]).run()) == [0, 1]
+
+
+def test_window_bounds_how_many_items_are_begun() -> None:
+    gate = Gate()
+    begun: set[int] = set()
+    most = 0
+
+    def ask(index: int) -> object:
+        nonlocal most
+        begun.add(index)
+        most = max(most, len(begun))
+        try:
+            return wait_for(gate.call(index))
+        finally:
+            begun.discard(index)
+
+    gate.let_go()
+    assert values(Batch(ask, range(50), window=7).run()) == list(range(50))
+    assert most == 7
+
+
+def test_an_empty_batch_returns_at_once() -> None:
+    assert Batch(lambda item: item, []).run() == []
+
+
+def test_items_without_a_call_run_in_order() -> None:
+    assert values(Batch(lambda item: item * 2, [1, 2, 3]).run()) == [2, 4, 6]
+
+
+def test_an_item_that_fails_harms_no_other() -> None:
+    gate = Gate()
+    gate.let_go()
+
+    def ask(index: int) -> object:
+        if index == 3:
+            raise LookupError("before its call")
+        answer = wait_for(gate.call(index))
+        if index == 5:
+            raise LookupError("after its call")
+        return answer
+
+    outcomes = Batch(ask, range(20)).run()
+    assert [index for index, outcome in enumerate(outcomes) if outcome.error] == [3, 5]
+    assert [outcome.value for outcome in outcomes if not outcome.error][-1] == 19
+    assert str(outcomes[5].error) == "after its call"
+
+
+def test_an_error_of_a_call_is_raised_where_the_item_waits() -> None:
+    async def fail(_scope: LoopScope) -> None:
+        raise OSError("of the call")
+
+    def ask(_index: int) -> str:
+        try:
+            wait_for(Call(fail))
+        except OSError as error:
+            return f"caught: {error}"
+        return "not raised"
+
+    assert values(Batch(ask, [0]).run()) == ["caught: of the call"]
+
+
+def test_a_call_that_cannot_be_started_fails_its_item_only() -> None:
+    closed = LoopService()
+    closed.close()
+    gate = Gate()
+    gate.let_go()
+
+    def ask(index: int) -> object:
+        call = gate.call(index)
+        if index == 1:
+            call = Call(lambda _scope: gate.answer(index), closed)
+        return wait_for(call)
+
+    outcomes = Batch(ask, range(3)).run()
+    assert isinstance(outcomes[1].error, ServiceClosedError)
+    assert [outcomes[0].result(), outcomes[2].result()] == [0, 2]
+
+
+def test_a_call_cancelled_on_the_loop_is_an_error_of_its_item() -> None:
+    """Not a CancelledError, which would end the whole batch, and with `aforward` its caller."""
+
+    async def cancel_itself(_scope: LoopScope) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(0)
+
+    [outcome] = Batch(lambda _: wait_for(Call(cancel_itself)), [0]).run()
+    assert isinstance(outcome.error, CallCancelledError)
+    with pytest.raises(CallCancelledError, match="Ask again"):
+        wait_for(Call(cancel_itself))
+
+
+def test_items_share_the_context_variables_of_their_caller() -> None:
+    variable: contextvars.ContextVar[list[int]] = contextvars.ContextVar("variable")
+    gate = Gate()
+    gate.let_go()
+
+    def ask(index: int) -> None:
+        variable.get().append(index)
+        wait_for(gate.call(index))
+        variable.set([*variable.get(), 100 + index])
+
+    def run_in_context() -> list[int]:
+        variable.set([])
+        Batch(ask, range(3), window=1).run()
+        return variable.get()
+
+    assert contextvars.Context().run(run_in_context) == [0, 100, 1, 101, 2, 102]
+
+
+def test_is_item_tells_items_from_other_code() -> None:
+    assert not is_item()
+    assert values(Batch(lambda _: is_item(), [0]).run()) == [True]
+    assert not is_item()
+
+
+def test_a_batch_within_an_item_lets_the_other_items_go_on() -> None:
+    gate = Gate()
+
+    def ask(name: str) -> Any:
+        if name == "outer":
+            return values(Batch(lambda inner: wait_for(gate.call(inner)), ["x", "y"]).run())
+        gate.let_go("x", "y")  # runs only if the batch in "outer" does not hold the thread
+        return name
+
+    assert values(Batch(ask, ["outer", "other"]).run()) == [["x", "y"], "other"]
+
+
+def test_a_system_exit_of_an_item_cancels_the_rest_and_is_raised() -> None:
+    gate = Gate()
+    unwound: list[int] = []
+
+    def ask(index: int) -> object:
+        if index == 3:
+            gate.wait_until(asked=3)
+            sys.exit(5)
+        try:
+            return wait_for(gate.call(index))
+        finally:
+            unwound.append(index)
+
+    with pytest.raises(SystemExit):
+        Batch(ask, range(10)).run()
+    assert sorted(gate.cancelled, key=str) == [0, 1, 2]
+    assert sorted(unwound) == [0, 1, 2]
+
+
+def test_ctrl_c_cancels_what_is_in_flight_and_unwinds_every_item() -> None:
+    gate = Gate()
+    unwound: list[int] = []
+
+    def interrupt() -> None:
+        gate.wait_until(asked=20)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    def ask(index: int) -> object:
+        try:
+            return wait_for(gate.call(index))
+        finally:
+            unwound.append(index)
+
+    thread, _ = in_thread(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        Batch(ask, range(20)).run()
+    thread.join(10)
+    assert len(gate.cancelled) == 20, "cancelled before the interrupt left the batch"
+    assert sorted(unwound) == list(range(20))
+    gate.let_go()
+    assert values(Batch(ask, range(3)).run()) == [0, 1, 2], "the next batch works"
+
+
+def test_an_item_that_is_unwound_cannot_call_again() -> None:
+    gate = Gate()
+    after: list[str] = []
+
+    def ask(index: int) -> None:
+        if index == 1:
+            gate.wait_until(asked=1)
+            sys.exit(5)
+        try:
+            wait_for(gate.call(index))
+        finally:
+            wait_for(gate.call("from a finally clause"))
+            after.append("went on")
+
+    with pytest.raises(SystemExit):
+        Batch(ask, range(2)).run()
+    assert gate.asked == [0]
+    assert after == []
+
+
+def test_an_item_that_retries_a_call_that_cannot_be_started_does_not_deepen_the_stack() -> None:
+    closed = LoopService()
+    closed.close()
+
+    def ask(_index: int) -> int:
+        tries = 0
+        while tries < 5000:
+            try:
+                wait_for(Call(Gate().answer, closed))
+            except ServiceClosedError:
+                tries += 1
+        return tries
+
+    assert values(Batch(ask, [0]).run()) == [5000]
+
+
+class Thing:
+    """Something a weak reference can be made to."""
+
+
+def test_an_error_that_is_kept_does_not_keep_the_batch() -> None:
+    def ask(thing: Thing) -> None:
+        if thing is things[0]:
+            wait_for(Call(fail))
+
+    async def fail(_scope: LoopScope) -> None:
+        raise OSError("kept")
+
+    things = [Thing() for _ in range(10)]
+    references = [weakref.ref(thing) for thing in things]
+    error = Batch(ask, things).run()[0].error
+    things = things[:1]
+    gc.collect()
+    assert error is not None
+    assert sum(reference() is not None for reference in references) == 1
+
+
+def test_run_async_gives_the_loop_back_between_items_and_while_calls_are_out() -> None:
+    gate = Gate()
+    order: list[object] = []
+
+    def ask(name: str) -> object:
+        order.append(name)
+        return wait_for(gate.call(name))
+
+    async def other_work() -> None:
+        await asyncio.sleep(0)
+        order.append("other work")
+        await asyncio.to_thread(gate.wait_until, asked=3)
+        order.append("more of it")
+        gate.let_go()
+
+    async def main() -> list[Any]:
+        running = asyncio.create_task(Batch(ask, ["a", "b", "c"]).run_async())
+        await other_work()
+        return values(await running)
+
+    assert asyncio.run(main()) == ["a", "b", "c"]
+    assert order.index("other work") < order.index("c")
+    assert order[-1] == "more of it"
+
+
+def test_run_async_holds_no_thread_while_a_thousand_wait() -> None:
+    gate = Gate()
+
+    async def main() -> tuple[int, list[Any]]:
+        tasks = [
+            asyncio.create_task(Batch(gate.ask, [number]).run_async()) for number in range(1000)
+        ]
+        await asyncio.to_thread(gate.wait_until, asked=1000)
+        threads = threading.active_count()
+        gate.let_go()
+        return threads, [outcomes[0].result() for outcomes in await asyncio.gather(*tasks)]
+
+    before = threading.active_count()
+    threads, answers = asyncio.run(main())
+    assert answers == list(range(1000))
+    assert threads <= before + 2, "the service's thread, and the one that this test waits in"
+
+
+def test_run_async_shares_the_context_of_its_task() -> None:
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable")
+    gate = Gate()
+    gate.let_go()
+
+    def ask(index: int) -> str:
+        before = variable.get()
+        wait_for(gate.call(index))
+        return before + variable.get()
+
+    async def main(name: str) -> list[str]:
+        variable.set(name)
+        return values(await Batch(ask, range(3)).run_async())
+
+    async def both() -> list[list[str]]:
+        return list(await asyncio.gather(main("a"), main("b")))
+
+    assert asyncio.run(both()) == [["aa"] * 3, ["bb"] * 3]
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_cancelling_run_async_cancels_the_calls_and_unwinds_the_items(nested: bool) -> None:
+    gate = Gate()
+    unwound: list[int] = []
+
+    def ask(index: int) -> object:
+        try:
+            return wait_for(gate.call(index))
+        finally:
+            unwound.append(index)
+
+    def ask_nested(_index: int) -> object:
+        return values(Batch(ask, range(5)).run())
+
+    async def main() -> None:
+        batch = Batch(ask_nested, [0]) if nested else Batch(ask, range(5))
+        running = asyncio.create_task(batch.run_async())
+        await asyncio.to_thread(gate.wait_until, asked=5)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    asyncio.run(main())
+    assert sorted(gate.cancelled, key=str) == [0, 1, 2, 3, 4]
+    assert sorted(unwound) == [0, 1, 2, 3, 4]
+
+
+def test_run_in_a_running_loop_blocks_it_and_works() -> None:
+    gate = Gate()
+    gate.let_go()
+
+    async def main() -> list[Any]:
+        return values(Batch(lambda index: wait_for(gate.call(index)), range(20)).run())
+
+    assert asyncio.run(main()) == list(range(20))
