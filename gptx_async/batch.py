@@ -18,7 +18,7 @@ import functools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 import greenlet
@@ -97,7 +97,7 @@ class Batch(Generic[A, T]):
         self._window = window
         self._outcomes: list[Outcome[T] | None] = [None] * len(items)
         self._next = 0
-        self._begun: set[_Item[T]] = set()
+        self._begun: dict[_Item[T], None] = {}  # in their order
         self._arrivals = _Arrivals(self._begun)
 
     def run(self) -> list[Outcome[T]]:
@@ -170,7 +170,7 @@ class Batch(Generic[A, T]):
         item: _Item[T] = _Item(self, self._next)
         item.gr_context = _current_context()
         self._next += 1
-        self._begun.add(item)
+        self._begun[item] = None
         return item
 
     def _resume(self, item: _Item[T]) -> None:
@@ -181,7 +181,7 @@ class Batch(Generic[A, T]):
             left = _switch(item, error)
             error = None
             if item.dead:
-                self._begun.discard(item)
+                self._begun.pop(item, None)
                 self._outcomes[item.index] = left
                 return
             item.waits_for = left
@@ -195,7 +195,8 @@ class Batch(Generic[A, T]):
     def _cancel(self) -> float:
         """Cancel what is in flight; return until when, by the monotonic clock, to wait for it."""
         self.abandoned = True
-        for item in self._begun:
+        # The last first: one that waits for its turn must not get it from one that is cancelled.
+        for item in reversed(self._begun):
             if item.waits_for is not None:
                 item.waits_for.cancel()
         return time.monotonic() + GRACE_SECONDS
@@ -219,7 +220,7 @@ class _Arrivals(Generic[T]):
     It can itself be waited for, until an item is there.
     """
 
-    def __init__(self, begun: set[_Item[T]]) -> None:
+    def __init__(self, begun: Collection[_Item[T]]) -> None:
         self._begun = begun
         self._items: deque[_Item[T]] = deque()
         self._on_done: Callable[[], None] | None = None

@@ -135,8 +135,7 @@ def _as_sync(result: Any, client: openai.OpenAI) -> Any:
     sync_class = getattr(openai.pagination, f"Sync{name.removeprefix('Async')}", None)
     if sync_class is None:
         return result
-    page = sync_class.construct(
-        **{field: getattr(result, field) for field in result.model_fields_set}
-    )
+    fields = {field: getattr(result, field) for field in result.model_fields_set}
+    page = sync_class[result._model].construct(**fields)
     page._set_private_attributes(client=client, model=result._model, options=result._options)
     return page

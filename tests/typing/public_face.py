@@ -1,0 +1,39 @@
+"""What mypy is to know of the public face; checked by mypy, never run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, assert_type
+
+import gptx_async
+from gptx_async import AsyncBatchEngine, AsyncGPTXBatchEngine, errors
+from gptx_async.testing import BatchScheduler, FakeOpenAI, HTTPFault, RecordedRequest
+
+
+def engines() -> None:
+    """What the names of the package itself are."""
+    assert_type(gptx_async.install(), AsyncGPTXBatchEngine)
+    assert_type(gptx_async.install(api_key="sk-key", model="gpt-4o-mini"), AsyncGPTXBatchEngine)
+    engine = AsyncGPTXBatchEngine("sk-key", "gpt-4o-mini", client_timeout=1.0, window=10)
+    assert_type(engine.id(), str)
+    assert_type(engine.executor_callback, Callable[[Any], tuple[list[Any], dict[str, Any]]])
+    general: AsyncBatchEngine = engine
+    assert_type(general.allows_batching, bool)
+    assert_type(gptx_async.__version__, str)
+
+
+def exceptions(error: errors.GPTXAsyncError) -> None:
+    """Each is of the package's base class, and of the built-in one that it is a case of."""
+    builtin: ValueError = errors.ConfigurationError()
+    runtime: RuntimeError = errors.ServiceClosedError()
+    base: errors.GPTXAsyncError = errors.VocabularyError()
+    del builtin, runtime, base, error
+
+
+def server() -> None:
+    """What tests of users write."""
+    with FakeOpenAI(reply=lambda request: "text", latency=0.1) as fake:
+        assert_type(fake.base_url, str)
+        fake.fail_next(HTTPFault(429, retry_after=1), times=2)
+        assert_type(fake.requests[0], RecordedRequest)
+    assert_type(BatchScheduler(num_workers=1, batch_size=1).forward(len, ["a"]), list[Any])
