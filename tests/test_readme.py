@@ -20,7 +20,7 @@ README = (Path(__file__).parent.parent / "README.md").read_text()
 
 def example(heading: str) -> str:
     """The Python block under a heading of the README."""
-    section = README.split(f"# {heading}\n", 1)[1].split("\n#", 1)[0]
+    section = re.split(r"\n#{2,3} ", README.split(f"# {heading}\n", 1)[1])[0]
     [block] = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     return str(block)
 
