@@ -23,10 +23,10 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 
 import greenlet
 
-from .errors import CallCancelledError
+from . import errors
 from .service import GRACE_SECONDS, SLICE_SECONDS, Call, Outcome
 
-__all__ = ["WINDOW", "Batch", "Waitable", "is_item", "wait_for"]
+__all__ = ["WINDOW", "Batch", "Waitable", "attempt_timeout", "is_item", "wait_for"]
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -86,15 +86,27 @@ class Batch(Generic[A, T]):
         items: What to run it for.
         window: How many items are begun and not yet ended at once, so that a long batch does not
             hold a frame for each.
+        deadline: Seconds for the whole batch; what is not answered by then ends with a
+            `TimeoutError`. None for no limit.
+        timeout: Seconds for one attempt of an item's call, as `attempt_timeout` tells; None for no
+            such limit.
     """
 
     def __init__(
-        self, function: Callable[[A], T], items: Sequence[A], window: int = WINDOW
+        self,
+        function: Callable[[A], T],
+        items: Sequence[A],
+        window: int = WINDOW,
+        deadline: float | None = None,
+        timeout: float | None = None,
     ) -> None:
         self.function = function
         self.items = items
+        self.timeout = timeout
         self.abandoned = False
         self._window = window
+        self._deadline = deadline
+        self._is_late = False
         self._outcomes: list[Outcome[T] | None] = [None] * len(items)
         self._next = 0
         self._begun: dict[_Item[T], None] = {}  # in their order
@@ -112,6 +124,7 @@ class Batch(Generic[A, T]):
                 `GRACE_SECONDS` for its clean-up) and every begun item is unwound.
         """
         outer = _current_item()
+        clock = self._start_clock()
         try:
             while self._goes_on():
                 if self._advance():
@@ -120,14 +133,17 @@ class Batch(Generic[A, T]):
                     outer.leave(self._arrivals)
                 elif not _wait_in_thread(self._arrivals, SLICE_SECONDS):
                     self._arrivals.check()
-        except BaseException:
-            deadline = self._cancel()
-            while self._is_in_flight() and (seconds := deadline - time.monotonic()) > 0:
+        except BaseException as error:
+            until = self._cancel()
+            while self._is_in_flight() and (seconds := until - time.monotonic()) > 0:
                 _wait_in_thread(self._arrivals, seconds)
-            raise
+            if not isinstance(error, _DeadlinePassed):
+                raise
         finally:
             self._unwind()
-        return cast("list[Outcome[T]]", self._outcomes)
+            if clock is not None:
+                clock.cancel()
+        return self._results()
 
     async def run_async(self) -> list[Outcome[T]]:
         """Run the batch as a coroutine on the caller's loop, which goes on between the items.
@@ -138,26 +154,48 @@ class Batch(Generic[A, T]):
         Raises:
             BaseException: As `run` does; an asyncio.CancelledError when the caller is cancelled.
         """
+        clock = self._start_clock()
         try:
             while self._goes_on():
                 if self._advance():
                     await asyncio.sleep(0)
                 elif not await _wait_on_loop(self._arrivals, SLICE_SECONDS):
                     self._arrivals.check()
-        except BaseException:
-            deadline = self._cancel()
-            while self._is_in_flight() and (seconds := deadline - time.monotonic()) > 0:
+        except BaseException as error:
+            until = self._cancel()
+            while self._is_in_flight() and (seconds := until - time.monotonic()) > 0:
                 await _wait_on_loop(self._arrivals, seconds)
-            raise
+            if not isinstance(error, _DeadlinePassed):
+                raise
         finally:
             self._unwind()
-        return cast("list[Outcome[T]]", self._outcomes)
+            if clock is not None:
+                clock.cancel()
+        return self._results()
+
+    def _start_clock(self) -> Call[None] | None:
+        """Let the deadline be told by the loop, which wakes the driver however it waits."""
+        seconds = self._deadline
+        if seconds is None:
+            return None
+        clock = Call(lambda _scope: asyncio.sleep(seconds))
+        with contextlib.suppress(errors.ServiceError):  # the calls of the items say so themselves
+            clock.start(self._end_in_time)
+        return clock
+
+    def _end_in_time(self) -> None:
+        self._is_late = True
+        self._arrivals.wake()
 
     def _goes_on(self) -> bool:
         return bool(self._begun) or self._next < len(self.items)
 
     def _advance(self) -> bool:
         """Resume the item whose answer came first, or begin the next; False if neither is there."""
+        if self._is_late:
+            for answered in self._arrivals.take_all():  # what was answered in time stays
+                self._resume(answered)
+            raise _DeadlinePassed
         item = self._arrivals.take()
         if item is None and self._next < len(self.items) and len(self._begun) < self._window:
             item = self._begin()
@@ -202,7 +240,7 @@ class Batch(Generic[A, T]):
         return time.monotonic() + GRACE_SECONDS
 
     def _is_in_flight(self) -> bool:
-        while (item := self._arrivals.take()) is not None:
+        for item in self._arrivals.take_all():
             item.waits_for = None
         return any(item.waits_for is not None for item in self._begun)
 
@@ -212,6 +250,17 @@ class Batch(Generic[A, T]):
         for item in [*self._begun]:
             with contextlib.suppress(BaseException):
                 _switch(item, greenlet.GreenletExit())
+
+    def _results(self) -> list[Outcome[T]]:
+        answered = sum(outcome is not None for outcome in self._outcomes)
+        return [
+            outcome or Outcome(error=_deadline_error(self._deadline, answered, len(self.items)))
+            for outcome in self._outcomes
+        ]
+
+
+class _DeadlinePassed(BaseException):
+    """Ends a batch whose time is over."""
 
 
 class _Arrivals(Generic[T]):
@@ -229,28 +278,33 @@ class _Arrivals(Generic[T]):
     def put(self, item: _Item[T]) -> None:
         """Add an item and wake the driver. Allowed in any thread."""
         self._items.append(item)
-        self._tell()
+        self.wake()
 
     def take(self) -> _Item[T] | None:
         """Take the item that came first, if there is one."""
         return self._items.popleft() if self._items else None
 
+    def take_all(self) -> list[_Item[T]]:
+        """Take the items that are there now."""
+        return [self._items.popleft() for _ in range(len(self._items))]
+
     def start(self, on_done: Callable[[], None]) -> None:
         with self._lock:
             self._on_done = on_done
         if self._items:
-            self._tell()
+            self.wake()
 
     def cancel(self) -> None:
         """Wake the driver: it is an item of another batch, which unwinds it."""
-        self._tell()
+        self.wake()
 
     def check(self) -> None:
         for item in [*self._begun]:
             if item.waits_for is not None:
                 item.waits_for.check()
 
-    def _tell(self) -> None:
+    def wake(self) -> None:
+        """End the driver's wait. Allowed in any thread."""
         with self._lock:
             on_done, self._on_done = self._on_done, None
         if on_done is not None:
@@ -277,7 +331,7 @@ def wait_for(call: Call[T]) -> T:
         del item  # or an error that is raised here keeps the batch alive
         outcome = cast("Outcome[T]", call.outcome)
     if isinstance(outcome.error, asyncio.CancelledError):  # which here would mean this caller
-        raise CallCancelledError(
+        raise errors.CallCancelledError(
             "The model call was cancelled on the background loop, by something other than its "
             "caller. Ask again."
         )
@@ -287,6 +341,19 @@ def wait_for(call: Call[T]) -> T:
 def is_item() -> bool:
     """Tell whether this code runs as an item of a batch, in its greenlet."""
     return _current_item() is not None
+
+
+def attempt_timeout() -> float | None:
+    """Return the seconds that an attempt may take by the batch that this code is an item of."""
+    item = _current_item()
+    return None if item is None else item.batch.timeout
+
+
+def _deadline_error(deadline: float | None, answered: int, count: int) -> errors.TimeoutError:
+    return errors.TimeoutError(
+        f"The deadline of {deadline} s passed before this item was answered; {answered} of the "
+        f"batch's {count} were. Give the batch more time (deadline=), or send fewer items at once."
+    )
 
 
 def _current_item() -> _Item[Any] | None:

@@ -41,16 +41,24 @@ class StandInClient:
         client: The client whose place it takes; of another stand-in, the client behind it.
         dispatch: Given a call that is not started, returns its result or raises its error; called
             in the thread that makes the call.
+        attempt_timeout: Returns the seconds that an attempt of the call being made may take, or
+            None for the client's own timeout; called in the thread that makes the call.
 
     Raises:
         UnsupportedClientError: The client is not a plain `openai.OpenAI`.
     """
 
-    def __init__(self, client: object, dispatch: Callable[[Call[Any]], Any]) -> None:
+    def __init__(
+        self,
+        client: object,
+        dispatch: Callable[[Call[Any]], Any],
+        attempt_timeout: Callable[[], float | None] = lambda: None,
+    ) -> None:
         if isinstance(client, StandInClient):
             client = client._client
         self.__dict__["_client"] = clients.check_supported(client)
         self.__dict__["_dispatch"] = dispatch
+        self.__dict__["_attempt_timeout"] = attempt_timeout
 
     @property
     def settings(self) -> clients.ClientSettings:
@@ -66,8 +74,11 @@ class StandInClient:
         if name in _CLIENT_CALLS:
             return _Method(self, value, (name,))
         if name in _COPIES:
-            return lambda *args, **kwargs: StandInClient(value(*args, **kwargs), self._dispatch)
+            return functools.partial(self._copy, value)
         return value
+
+    def _copy(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> StandInClient:
+        return StandInClient(method(*args, **kwargs), self._dispatch, self._attempt_timeout)
 
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(self._client, name, value)
@@ -114,10 +125,10 @@ class _Method:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if kwargs.get("stream"):
             return self._sync_method(*args, **kwargs)
-        call = Call(
-            functools.partial(clients.send, self._stand_in.settings, self._path, args, kwargs)
-        )
-        return _as_sync(self._stand_in._dispatch(call), self._stand_in._client)
+        stand_in = self._stand_in
+        timeout = stand_in._attempt_timeout()
+        send = functools.partial(clients.send, stand_in.settings, self._path, args, kwargs, timeout)
+        return _as_sync(stand_in._dispatch(Call(send)), stand_in._client)
 
     def __repr__(self) -> str:
         return f"<{'.'.join(self._path)} of {self._stand_in!r}>"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import openai
 
-from .errors import UnsupportedClientError
+from .errors import TimeoutError, UnsupportedClientError  # noqa: A004 - ours is meant
 
 if TYPE_CHECKING:
     from .service import LoopScope
@@ -153,6 +153,7 @@ async def send(
     path: Sequence[str],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
+    timeout: float | None,  # noqa: ASYNC109 - of each attempt: `asyncio.timeout` is of all
     scope: LoopScope,
 ) -> Any:
     """Make one call of the SDK, on the loop.
@@ -162,6 +163,7 @@ async def send(
         path: The attributes that lead to the method, `("chat", "completions", "create")` say.
         args: The method's positional arguments.
         kwargs: The method's keyword arguments.
+        timeout: Seconds for each attempt, from when it is sent; None for the client's own.
         scope: What the loop owns.
 
     Returns:
@@ -169,17 +171,20 @@ async def send(
 
     Raises:
         openai.OpenAIError: As the same method of the sync client would.
+        gptx_async.errors.TimeoutError: The last attempt took longer than `timeout`.
     """
+    if timeout is not None:
+        kwargs = {**kwargs, "timeout": timeout}
     client = scope.get(settings.key, lambda: _LoopClient(settings), _LoopClient.close)
     async with client.permits:
         method = functools.reduce(getattr, path, client.sdk)
         try:
             return await method(*args, **kwargs)  # type: ignore[operator]
         except openai.APITimeoutError as error:
-            raise _true_error(error) from error.__cause__
+            raise _true_error(error, timeout) from error.__cause__
 
 
-def _true_error(error: openai.APITimeoutError) -> openai.APIConnectionError:
+def _true_error(error: openai.APITimeoutError, timeout: float | None) -> Exception:
     """Tell a lost connection from a timeout, as the sync client does.
 
     The SDK's aiohttp transport translates every `ClientConnectionError` into a connect timeout,
@@ -189,4 +194,8 @@ def _true_error(error: openai.APITimeoutError) -> openai.APIConnectionError:
     lost = isinstance(cause, aiohttp.ClientConnectionError)
     if lost and not isinstance(cause, aiohttp.ServerTimeoutError):
         return openai.APIConnectionError(request=error.request)
+    if timeout is not None:
+        return TimeoutError(
+            f"An attempt took longer than its timeout of {timeout} s. Give it more time (timeout=)."
+        )
     return error

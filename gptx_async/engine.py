@@ -24,10 +24,15 @@ from symai.backend.engines.neurosymbolic.engine_openai_gptX_chat import GPTXChat
 from symai.backend.settings import SYMAI_CONFIG
 from symai.functional import EngineRepository
 
-from .batch import WINDOW, Batch, is_item, wait_for
+from .batch import WINDOW, Batch, attempt_timeout, is_item, wait_for
 from .bridge import StandInClient
 from .client import ClientSettings
-from .errors import ConfigurationError, SchedulerError, VocabularyError
+from .errors import (
+    ConfigurationError,
+    SchedulerError,
+    TimeoutError,  # noqa: A004 - ours is meant
+    VocabularyError,
+)
 from .offline import provide_vocabularies
 from .service import Call, Outcome
 
@@ -57,74 +62,101 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
     Args:
         sync_engine: The engine to take over.
         window: How many items of one batch are begun and not yet ended at once.
+        deadline: Seconds for a batch, or for a query; none when not given. What is not answered by
+            then fails with a `gptx_async.errors.TimeoutError`; what is answered stays.
+        timeout: Seconds for one attempt of a call, from when it is sent; the client's own when not
+            given. When the last attempt takes longer the call fails with a `TimeoutError` too.
+
+    All but the first are attributes as well, and may be changed at any time.
 
     Raises:
         UnsupportedClientError: The engine's client is not a plain `openai.OpenAI`.
+        ConfigurationError: The window, the deadline or the timeout is not above 0.
     """
 
     # symbolicai reads this to choose between its two query paths; the one for batching bends a
     # dozen behaviours. With False each query comes as `engine(argument)`, as on the sync engine.
     allows_batching = False
 
-    def __init__(self, sync_engine: Any, *, window: int = WINDOW) -> None:
+    def __init__(
+        self,
+        sync_engine: Any,
+        *,
+        window: int = WINDOW,
+        deadline: float | None = None,
+        timeout: float | None = None,
+    ) -> None:
         # Not BatchEngine.__init__: it would set anew what is read through to the sync engine, and
         # add a second handler to the root logger, so that each line is printed twice.
-        if window < 1:
-            raise ConfigurationError(f"window is {window}, but at least 1 item has to be begun.")
+        _check_above_zero(window=window, deadline=deadline, timeout=timeout)
         self._sync_engine = sync_engine
-        self._window = window
+        self.window = window
+        self.deadline = deadline
+        self.timeout = timeout
         self._callback: Callable[[Any], Any] | None = None
         self._thread_local = threading.local()
         _quiet_transport_loggers()
         if hasattr(sync_engine, "client"):  # an engine that does not know its model has none
             self.client = sync_engine.client
 
-    def __call__(self, argument: Any) -> Any:
+    def __call__(
+        self, argument: Any, *, deadline: float | None = None, timeout: float | None = None
+    ) -> Any:
         """Query for one argument, or for a list of them, as symbolicai and a scheduler do.
 
         Handlers fire, and `metadata['time']` is set, as on the sync engine and in this thread.
 
         Args:
             argument: One prepared `Argument`; or a list or tuple of them, prepared or not.
+            deadline: Seconds for all of it; the engine's own when not given.
+            timeout: Seconds for one attempt of a call; the engine's own when not given.
 
         Returns:
             `(outputs, metadata)` for one argument; `[(outputs, metadata), ...]` for a batch, as
             many pairs as arguments, in their order.
 
         Raises:
-            Exception: For one argument, what the sync engine raises. An item of a batch never
-                raises one.
+            Exception: For one argument, what the sync engine raises, or a
+                `gptx_async.errors.TimeoutError`. An item of a batch never raises one.
         """
         if isinstance(argument, (list, tuple)):
-            return self._run_batch(self._query, argument)
-        return self._query(argument)
+            batch = self._batch(self._query, argument, deadline, timeout)
+            return [_answer(outcome) for outcome in batch.run()]
+        return self._ask_one(self._query, argument, deadline, timeout)
 
-    def _forward(self, argument: Any) -> Any:
+    def _forward(
+        self, argument: Any, *, deadline: float | None = None, timeout: float | None = None
+    ) -> Any:
         """Run the sync engine's forward for one argument, or for a list of them at once.
 
         Args:
             argument: One prepared `Argument`; or a list or tuple of them, prepared or not.
+            deadline: Seconds for all of it; the engine's own when not given.
+            timeout: Seconds for one attempt of a call; the engine's own when not given.
 
         Returns:
             `(outputs, metadata)` for one argument; `(all_outputs, all_metadatas)` for a batch: two
             lists, as long as the batch and in its order.
 
         Raises:
-            Exception: For one argument, what the sync engine raises. An item of a batch never
-                raises one.
+            Exception: For one argument, what the sync engine raises, or a
+                `gptx_async.errors.TimeoutError`. An item of a batch never raises one.
         """
         if isinstance(argument, (list, tuple)):
-            return _transpose(self._run_batch(self._forward, argument))
-        callback = self._scheduler_callback()
-        if callback is None:
-            return self._sync_engine.forward(argument)
-        return self._forward_by_scheduler(argument, callback)
+            return _transpose(self._batch(self._forward_one, argument, deadline, timeout).run())
+        return self._ask_one(self._forward_one, argument, deadline, timeout)
 
     # By another name, for symbolicai's MetadataTracker takes each frame named `forward` whose
     # `self` is an engine for one call of a model: the sync engine's frame is the one that counts.
     forward = _forward
 
-    async def aforward(self, argument: Any) -> Any:
+    async def aforward(
+        self,
+        argument: Any,
+        *,
+        deadline: float | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - of each attempt, not of this coroutine
+    ) -> Any:
         """Do what `forward` does, as a coroutine on the caller's own loop.
 
         It holds no thread while it waits, and the loop goes on between the items and while their
@@ -132,6 +164,8 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
 
         Args:
             argument: As for `forward`.
+            deadline: As for `forward`.
+            timeout: As for `forward`.
 
         Returns:
             As `forward` does.
@@ -142,9 +176,10 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
                 every item that was begun is unwound.
         """
         if isinstance(argument, (list, tuple)):
-            outcomes = await self._batch(self._forward, argument).run_async()
-            return _transpose([_answer(outcome) for outcome in outcomes])
-        [outcome] = await self._batch(self._forward, [argument]).run_async()
+            batch = self._batch(self._forward_one, argument, deadline, timeout)
+            return _transpose(await batch.run_async())
+        batch = self._batch(self._forward_one, [argument], deadline, timeout)
+        [outcome] = await batch.run_async()
         return outcome.result()
 
     def prepare(self, argument: Any) -> None:
@@ -194,7 +229,7 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
             object.__setattr__(self, name, value)
             return
         if name == "client":
-            value = StandInClient(value, self._dispatch)
+            value = StandInClient(value, self._dispatch, self._attempt_timeout)
         setattr(self._sync_engine, name, value)
 
     def __delattr__(self, name: str) -> None:
@@ -218,7 +253,7 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
             "class": type(self._sync_engine),
             "attributes": attributes,
             "settings": None if client is None else client.settings,
-            "window": self._window,
+            "options": {name: getattr(self, name) for name in ("window", "deadline", "timeout")},
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -229,17 +264,57 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
             sync_engine.client = settings.build_sync()
             # The sync engine's constructor sets it, and its forward looks at it after an error.
             openai.api_key = openai.api_key or settings.api_key
-        AsyncBatchEngine.__init__(self, sync_engine, window=state["window"])
+        AsyncBatchEngine.__init__(self, sync_engine, **state["options"])
 
     def _query(self, argument: Any) -> Answer:
         """Query for one argument: symbolicai's `Engine.__call__` around this class's forward."""
         answer: Answer = super(BatchEngine, self).__call__(argument)
         return answer
 
-    def _run_batch(self, ask: Callable[[Any], Answer], arguments: Sequence[Any]) -> list[Answer]:
-        return [_answer(outcome) for outcome in self._batch(ask, arguments).run()]
+    def _forward_one(self, argument: Any) -> Answer:
+        """Run the sync engine's forward, its call by the scheduler if one can answer now."""
+        callback = self._scheduler_callback()
+        try:
+            if callback is not None:
+                return self._forward_by_scheduler(argument, callback)
+            answer: Answer = self._sync_engine.forward(argument)
+        except ValueError as error:
+            # What the sync engine makes of a failed call; an error of our own stays itself.
+            if isinstance(error.__context__, TimeoutError):
+                raise error.__context__ from None
+            raise
+        else:
+            return answer
 
-    def _batch(self, ask: Callable[[Any], Answer], arguments: Sequence[Any]) -> Batch[Any, Answer]:
+    def _ask_one(
+        self,
+        ask: Callable[[Any], Answer],
+        argument: Any,
+        deadline: float | None,
+        timeout: float | None,
+    ) -> Answer:
+        """Ask for one argument in this very frame, or, where a limit is to hold, as a batch."""
+        by_default = self.deadline is not None and not is_item()
+        if by_default and self._scheduler_callback() is not None:
+            by_default = False  # it holds for the scheduler's batch
+        if deadline is None and timeout is None and not by_default:
+            return ask(argument)
+        [outcome] = self._batch(ask, [argument], deadline, timeout).run()
+        return outcome.result()
+
+    def _batch(
+        self,
+        ask: Callable[[Any], Answer],
+        arguments: Sequence[Any],
+        deadline: float | None,
+        timeout: float | None,
+    ) -> Batch[Any, Answer]:
+        _check_above_zero(deadline=deadline, timeout=timeout)
+        if deadline is None and not is_item():
+            deadline = self.deadline
+        if timeout is None:
+            timeout = self._attempt_timeout()
+
         def ask_prepared(argument: Any) -> Answer:
             if not hasattr(argument, "prop"):
                 raise TypeError(
@@ -253,7 +328,11 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
                 self.prepare(argument)
             return ask(argument)
 
-        return Batch(ask_prepared, arguments, self._window)
+        return Batch(ask_prepared, arguments, self.window, deadline, timeout)
+
+    def _attempt_timeout(self) -> float | None:
+        inherited = attempt_timeout()
+        return self.timeout if inherited is None else inherited
 
     def _scheduler_callback(self) -> Callable[[Any], Any] | None:
         """Return the scheduler's callback, if it can answer a query of this thread now."""
@@ -298,7 +377,9 @@ class AsyncGPTXBatchEngine(AsyncBatchEngine):
         model: As for `GPTXChatEngine`.
         client_timeout: Seconds for one attempt; the SDK's 600 when not given.
         client_max_retries: How often a failed attempt is made again; the SDK's 2 when not given.
-        window: How many items of one batch are begun and not yet ended at once.
+        window: As for `AsyncBatchEngine`.
+        deadline: As for `AsyncBatchEngine`.
+        timeout: As for `AsyncBatchEngine`; takes the place of `client_timeout`.
 
     Raises:
         ValueError: As `GPTXChatEngine` does, for a missing key or an unknown model.
@@ -314,10 +395,17 @@ class AsyncGPTXBatchEngine(AsyncBatchEngine):
         client_timeout: float | None = None,
         client_max_retries: int | None = None,
         window: int = WINDOW,
+        deadline: float | None = None,
+        timeout: float | None = None,
     ) -> None:
         options = {"client_timeout": client_timeout, "client_max_retries": client_max_retries}
         given = {name: value for name, value in options.items() if value is not None}
-        super().__init__(_build_chat_engine(api_key, model, given), window=window)
+        super().__init__(
+            _build_chat_engine(api_key, model, given),
+            window=window,
+            deadline=deadline,
+            timeout=timeout,
+        )
 
 
 class _Query:
@@ -461,6 +549,14 @@ def _setting(name: str, given: str | None, key: str) -> str:
     return str(value)
 
 
+def _check_above_zero(**limits: float | None) -> None:
+    for name, value in limits.items():
+        if value is not None and not value > 0:
+            raise ConfigurationError(
+                f"{name} is {value}, but has to be above 0. Give more, or none."
+            )
+
+
 def _quiet_transport_loggers() -> None:
     """Keep openai 3's transport as quiet as symbolicai keeps that of openai 1 and 2."""
     for name in ("httpx2", "httpcore2"):
@@ -474,7 +570,10 @@ def _answer(outcome: Outcome[Answer]) -> Answer:
     return [str(outcome.error)], {"error": True, "raw_output": None, "exception": outcome.error}
 
 
-def _transpose(answers: list[Answer]) -> tuple[list[list[Any]], list[dict[str, Any]]]:
+def _transpose(
+    outcomes: list[Outcome[Answer]],
+) -> tuple[list[list[Any]], list[dict[str, Any]]]:
+    answers = [_answer(outcome) for outcome in outcomes]
     return [outputs for outputs, _ in answers], [metadata for _, metadata in answers]
 
 
@@ -525,7 +624,9 @@ def _texts(response: Any) -> list[Any]:
         return []
 
 
-_OWN_ATTRIBUTES = frozenset({"_callback", "_sync_engine", "_thread_local", "_window"})
+_OWN_ATTRIBUTES = frozenset(
+    {"_callback", "_sync_engine", "_thread_local", "deadline", "timeout", "window"}
+)
 
 _installed: dict[str, Any] = {}
 """The engine that `install` registered, and what was registered before it."""

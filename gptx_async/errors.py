@@ -3,6 +3,8 @@
 None of them holds a prompt, an answer or a key.
 """
 
+import builtins
+
 __all__ = [
     "CallCancelledError",
     "ConfigurationError",
@@ -13,6 +15,7 @@ __all__ = [
     "ServiceClosedError",
     "ServiceError",
     "ServiceStartError",
+    "TimeoutError",
     "UnsupportedClientError",
     "VocabularyError",
 ]
@@ -44,6 +47,10 @@ class LoopThreadError(ServiceError):
 
 class CallCancelledError(GPTXAsyncError):
     """A call was cancelled on the loop by something other than the one who waits for it."""
+
+
+class TimeoutError(GPTXAsyncError, builtins.TimeoutError):  # noqa: A001 - asyncio names its own so
+    """An item's `timeout`, or its batch's `deadline`, passed before the item was answered."""
 
 
 class SchedulerError(GPTXAsyncError, TypeError):

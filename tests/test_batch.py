@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from gptx_async.batch import Batch, is_item, wait_for
-from gptx_async.errors import CallCancelledError, ServiceClosedError
+from gptx_async.batch import Batch, attempt_timeout, is_item, wait_for
+from gptx_async.errors import CallCancelledError, GPTXAsyncError, ServiceClosedError
 from gptx_async.service import Call, LoopScope, LoopService, Outcome
 
 
@@ -335,6 +335,73 @@ def test_an_error_that_is_kept_does_not_keep_the_batch() -> None:
     gc.collect()
     assert error is not None
     assert sum(reference() is not None for reference in references) == 1
+
+
+def run_blocking(batch: Batch[Any, Any]) -> list[Outcome[Any]]:
+    return batch.run()
+
+
+def run_on_a_loop(batch: Batch[Any, Any]) -> list[Outcome[Any]]:
+    return asyncio.run(batch.run_async())
+
+
+def run_within_an_item(batch: Batch[Any, Any]) -> list[Outcome[Any]]:
+    [outcome] = Batch(lambda _: batch.run(), [0]).run()
+    return outcome.result()
+
+
+RUNNERS = [run_blocking, run_on_a_loop, run_within_an_item]
+
+
+@pytest.mark.parametrize("run", RUNNERS)
+def test_a_deadline_ends_what_is_not_answered_and_keeps_what_is(
+    run: Callable[[Batch[Any, Any]], list[Outcome[Any]]],
+) -> None:
+    gate = Gate()
+    gate.let_go(0, 2)
+    unwound: list[int] = []
+
+    def ask(index: int) -> object:
+        try:
+            return gate.ask(index)
+        finally:
+            unwound.append(index)
+
+    outcomes = run(Batch(ask, range(6), window=4, deadline=0.3))
+    late = [index for index, outcome in enumerate(outcomes) if outcome.error is not None]
+    assert late == [1, 3, 4, 5]
+    assert [outcomes[0].result(), outcomes[2].result()] == [0, 2]
+    errors = [outcomes[index].error for index in late]
+    assert all(isinstance(error, TimeoutError) for error in errors)
+    assert all(isinstance(error, GPTXAsyncError) for error in errors)
+    assert len({id(error) for error in errors}) == 4, "one object each"
+    assert "0.3 s" in str(errors[0])
+    assert "2 of the batch's 6 were" in str(errors[0])
+    assert sorted(gate.cancelled, key=str) == [1, 3, 4, 5]
+    assert sorted(unwound) == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("run", RUNNERS)
+def test_a_deadline_that_does_not_pass_changes_nothing(
+    run: Callable[[Batch[Any, Any]], list[Outcome[Any]]],
+) -> None:
+    gate = Gate()
+    gate.let_go()
+    assert values(run(Batch(gate.ask, range(6), deadline=30))) == [0, 1, 2, 3, 4, 5]
+
+
+def test_what_was_not_begun_by_the_deadline_is_never_sent() -> None:
+    gate = Gate()
+    outcomes = Batch(gate.ask, range(5), window=2, deadline=0.1).run()
+    assert all(isinstance(outcome.error, TimeoutError) for outcome in outcomes)
+    assert gate.asked == [0, 1]
+
+
+def test_attempt_timeout_is_that_of_the_batch_one_is_an_item_of() -> None:
+    assert attempt_timeout() is None
+    inner = Batch(lambda _: attempt_timeout(), [0], timeout=2.0)
+    outer = Batch(lambda _: (attempt_timeout(), *values(inner.run())), [0], timeout=1.0)
+    assert values(outer.run()) == [(1.0, 2.0)]
 
 
 def test_run_async_gives_the_loop_back_between_items_and_while_calls_are_out() -> None:

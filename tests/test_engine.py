@@ -29,13 +29,13 @@ from symai.core import Argument
 from symai.functional import EngineRepository, _process_query_single
 
 import gptx_async
-from gptx_async import AsyncBatchEngine, AsyncGPTXBatchEngine
+from gptx_async import AsyncBatchEngine, AsyncGPTXBatchEngine, errors
 from gptx_async.errors import (
     ConfigurationError,
     UnsupportedClientError,
     VocabularyError,
 )
-from gptx_async.testing import BatchScheduler, FakeOpenAI, HTTPFault
+from gptx_async.testing import BatchScheduler, FakeOpenAI, HTTPFault, Stall
 
 KEY, MODEL = "sk-of-the-tests", "gpt-4o-mini"
 
@@ -362,6 +362,85 @@ def test_cancelling_aforward_cancels_its_requests(
     fake_openai.wait_for(lambda server: server.disconnected == 20)
     fake_openai.release()
     assert len(engine.forward([argument("after")])[0]) == 1
+
+
+def test_a_deadline_fails_what_is_late_and_keeps_what_was_answered(
+    engine: AsyncGPTXBatchEngine, fake_openai: FakeOpenAI
+) -> None:
+    fake_openai.reply = lambda request: (
+        Stall() if user_text(request.body).startswith("late") else echo(request)
+    )
+    arguments = [argument(text) for text in ("early 1", "late 1", "early 2", "late 2")]
+    outputs, metadatas = engine.forward(arguments, deadline=1.0)
+    assert [outputs[0], outputs[2]] == [["answer to early 1"], ["answer to early 2"]]
+    for late in (1, 3):
+        assert isinstance(metadatas[late]["exception"], errors.TimeoutError)
+        assert "deadline of 1.0 s" in outputs[late][0]
+    fake_openai.wait_for(lambda server: server.disconnected == 2)
+
+
+@pytest.mark.parametrize("option", ["deadline", "timeout"])
+def test_a_query_that_takes_too_long_raises_the_packages_own_timeout(
+    engine: AsyncGPTXBatchEngine, fake_openai: FakeOpenAI, option: str
+) -> None:
+    fake_openai.faults = lambda _request: Stall()
+    setattr(engine, option, 0.2)
+    with pytest.raises(errors.TimeoutError, match=r"0\.2 s"):
+        Symbol("text").query("Answer.")
+    setattr(engine, option, None)
+    prepared = argument("text")
+    engine.prepare(prepared)
+    with pytest.raises(errors.TimeoutError, match=r"0\.3 s"):
+        engine(prepared, **{option: 0.3})
+    with pytest.raises(errors.TimeoutError, match=r"0\.3 s"):
+        engine.forward(prepared, **{option: 0.3})
+    with pytest.raises(errors.TimeoutError, match=r"0\.3 s"):
+        asyncio.run(engine.aforward(prepared, **{option: 0.3}))
+    fake_openai.faults = None
+    assert engine(prepared, **{option: 30.0})[0] == engine.forward(prepared)[0]
+
+
+def test_a_timeout_of_an_item_is_its_own_error_and_a_remedy_sees_it(
+    engine: AsyncGPTXBatchEngine, fake_openai: FakeOpenAI
+) -> None:
+    fake_openai.reply = lambda request: (
+        Stall() if user_text(request.body) == "late" else echo(request)
+    )
+    seen: list[Exception] = []
+
+    def remedy(sync_engine: Any, error: Exception, callback: Any, given: Any) -> Any:
+        seen.append(error)
+        return callback(model=MODEL, messages=[{"role": "user", "content": "remedied"}])
+
+    arguments = [argument("late"), argument("late", except_remedy=remedy), argument("early")]
+    outputs, metadatas = engine.forward(arguments, timeout=0.5)
+    assert isinstance(metadatas[0]["exception"], errors.TimeoutError)
+    assert outputs[1:] == [["answer to remedied"], ["answer to early"]]
+    assert isinstance(seen[0], errors.TimeoutError)
+
+
+def test_a_deadline_holds_for_the_batches_of_a_scheduler(
+    engine: AsyncGPTXBatchEngine, fake_openai: FakeOpenAI
+) -> None:
+    fake_openai.reply = lambda request: (
+        Stall() if user_text(request.body) == "late" else echo(request)
+    )
+    engine.deadline = 0.5
+    results = BatchScheduler(num_workers=2, batch_size=2).forward(TwoSteps, ["late", "early"])
+    assert isinstance(results[0], errors.TimeoutError)
+    assert results[1] == "answer to answer to early"
+
+
+@pytest.mark.parametrize("option", ["window", "deadline", "timeout"])
+def test_a_limit_that_is_none_is_refused(fake_openai: FakeOpenAI, option: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{option} is 0, but has to be above 0"):
+        AsyncGPTXBatchEngine(KEY, MODEL, **{option: 0})
+
+
+def test_the_limits_survive_a_pickle(fake_openai: FakeOpenAI) -> None:
+    engine = AsyncGPTXBatchEngine(KEY, MODEL, window=3, deadline=2.0, timeout=1.0)
+    again = pickle.loads(pickle.dumps(engine))
+    assert (again.window, again.deadline, again.timeout) == (3, 2.0, 1.0)
 
 
 class TwoSteps(Expression):  # type: ignore[misc] # symbolicai ships no types
@@ -704,11 +783,6 @@ def test_a_client_that_cannot_be_asynchronous_is_refused(fake_openai: FakeOpenAI
     sync_engine.client = object()
     with pytest.raises(UnsupportedClientError, match=r"openai\.OpenAI"):
         AsyncBatchEngine(sync_engine)
-
-
-def test_a_window_of_nothing_is_refused(fake_openai: FakeOpenAI) -> None:
-    with pytest.raises(ConfigurationError, match="at least 1"):
-        AsyncGPTXBatchEngine(KEY, MODEL, window=0)
 
 
 def test_timeout_and_retries_reach_the_client(fake_openai: FakeOpenAI) -> None:
