@@ -1,0 +1,436 @@
+"""`gptx-async demo`: real documents through a two-step Expression of symbolicai, three ways.
+
+The documents are the descriptions of the Python packages installed here. The model is an embedded
+`FakeOpenAI`, which answers with a digest of the messages that it was sent: an answer is right if it
+is what `GPTXChatEngine` got for the same document before. With `live` the model is a real one.
+
+symbolicai is imported inside functions: it reads its configuration when it is imported, and
+`symbolicai_sandbox` has to make one first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.metadata
+import json
+import logging
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from .errors import ConfigurationError
+from .testing import BatchScheduler, FakeOpenAI, lognormal
+
+__all__ = ["Document", "find_wrong", "installed_documents", "run_demo", "symbolicai_sandbox"]
+
+STEPS = ("Summarise this package in two sentences.", "Name three users of such a package.")
+"""What is asked of each document, and then of the answer to that."""
+
+WORKERS = 64
+"""How many threads ask at once, and how many workers the scheduler has."""
+
+SAMPLE = 8
+"""How many documents `GPTXChatEngine` is measured on: one at a time, all would take minutes."""
+
+LIVE_DOCUMENTS = 20
+"""How many documents go to a real API, where they cost money, unless told otherwise."""
+
+SHOWN_WRONG = 3
+"""How many of the wrong answers are printed."""
+
+DEFAULT_MODEL = "gpt-4o-mini"
+DEFAULT_BASE_URL = "https://api.openai.com/v1"
+
+Answer: TypeAlias = "str | Exception | None"
+"""What came of a document: the last answer, or what was raised; None if nothing came."""
+
+
+class Document(NamedTuple):
+    """A text, and the name of the package that it describes."""
+
+    name: str
+    text: str
+
+
+class Account(NamedTuple):
+    """With which key the model is asked, and which model."""
+
+    api_key: str
+    model: str
+
+
+class Engines(NamedTuple):
+    """The two engines that are compared."""
+
+    sync: Any
+    ours: Any
+
+
+@dataclass(frozen=True)
+class Run:
+    """How one way of asking did: a row of the table.
+
+    Attributes:
+        title: The way of asking.
+        documents: How many documents were asked about.
+        wrong: What is wrong, one sentence for each wrong answer.
+        seconds: How long all of them took together.
+    """
+
+    title: str
+    documents: int
+    wrong: Sequence[str]
+    seconds: float
+
+    @property
+    def calls_per_second(self) -> float:
+        """Return the calls of the model in a second."""
+        return self.documents * len(STEPS) / self.seconds
+
+
+Process: TypeAlias = Callable[[Document], Answer]
+Way: TypeAlias = Callable[[Process, Sequence[Document]], Sequence[Answer]]
+"""A way of asking: puts each document through a function, and returns what came of them."""
+
+
+def run_demo(
+    *,
+    live: bool = False,
+    count: int | None = None,
+    latency: float = 0.4,
+    model: str | None = None,
+) -> int:
+    """Run the demo and print its table.
+
+    Args:
+        live: Ask the API that OPENAI_BASE_URL names, or OpenAI's, and not the embedded server.
+        count: How many documents; when None all, or 20 with `live`.
+        latency: The median latency of the embedded server, in seconds.
+        model: One of `GPTXChatEngine`'s; when None gpt-4o-mini, or the configured one with `live`.
+
+    Returns:
+        The exit code: 1 if an answer is wrong or missing, else 0.
+
+    Raises:
+        ConfigurationError: There is no key for the real API, or `GPTXChatEngine` does not know the
+            model.
+        VocabularyError: tiktoken can neither find nor download the model's vocabulary.
+    """
+    console = Console(highlight=False)
+    documents = installed_documents()[: count or (LIVE_DOCUMENTS if live else None)]
+    console.print(_describe(documents), soft_wrap=True)
+    if live:
+        account = _live_account(model)
+        console.print(_announce(account, documents), soft_wrap=True)
+        runs = _run_live(documents, account)
+    else:
+        runs = _run_offline(documents, Account("sk-fake", model or DEFAULT_MODEL), latency)
+    console.print(_table(runs, len(documents), live=live))
+    wrong = [sentence for run in runs for sentence in run.wrong]
+    for sentence in wrong[:SHOWN_WRONG]:
+        console.print(sentence, markup=False, soft_wrap=True)
+    return 1 if wrong else 0
+
+
+def installed_documents() -> list[Document]:
+    """Return the descriptions of the installed packages that have one, by name."""
+    texts = {}
+    for distribution in importlib.metadata.distributions():
+        metadata = distribution.metadata.json
+        text = str(metadata.get("description", ""))
+        if text.strip() not in ("", "UNKNOWN"):  # as an old setuptools wrote it
+            texts[str(metadata["name"])] = text
+    return [Document(name, texts[name]) for name in sorted(texts, key=str.casefold)]
+
+
+def find_wrong(
+    documents: Sequence[Document],
+    answers: Sequence[Answer],
+    expected: Mapping[str, Answer] | None,
+) -> list[str]:
+    """Say of each wrong answer what is wrong with it.
+
+    Args:
+        documents: What was asked about.
+        answers: What came of each; errors, and answers that are missing at the end, are wrong.
+        expected: The right answers by the documents' names; when None, as of a real model, every
+            answer is right that is not empty.
+    """
+    wrong = []
+    for document, answer in zip_longest(documents, answers[: len(documents)]):
+        is_text = isinstance(answer, str) and answer.strip() != ""
+        if expected is None:
+            if not is_text:
+                wrong.append(f"{document.name}: {answer!r}")
+        elif not is_text or answer != expected[document.name]:
+            wrong.append(f"{document.name}: {answer!r} instead of {expected[document.name]!r}")
+    return wrong
+
+
+@contextlib.contextmanager
+def symbolicai_sandbox(model: str) -> Iterator[None]:
+    """Import symbolicai for the length of the block, quietly and away from the user's files.
+
+    At its import it reads ./symai.config.json, or asks for one to be made, and writes further ones
+    to the virtual environment or to HOME if they are in neither. Here all of them are in a
+    temporary directory. The key is handed to the engines and stands in no file.
+
+    Args:
+        model: The model to configure.
+    """
+    configuration = {"NEUROSYMBOLIC_ENGINE_MODEL": model, "NEUROSYMBOLIC_ENGINE_API_KEY": "sk-none"}
+    with contextlib.ExitStack() as stack:
+        home = stack.enter_context(
+            tempfile.TemporaryDirectory(prefix="gptx_async-demo-", ignore_cleanup_errors=True)
+        )
+        stack.enter_context(_environment(HOME=home, SYMAI_WARNINGS="0"))
+        stack.enter_context(_quiet_logging())
+        Path(home, ".symai").mkdir()
+        Path(home, ".symai", "symsh.config.json").write_text("{}")
+        Path(home, ".symai", "symserver.config.json").write_text("{}")
+        Path(home, "symai.config.json").write_text(json.dumps(configuration))
+        with contextlib.chdir(home):
+            importlib.import_module("symai")
+        yield
+
+
+def _run_offline(documents: Sequence[Document], account: Account, latency: float) -> list[Run]:
+    with symbolicai_sandbox(account.model), _fake_openai() as server:
+        engines = _build_engines(account)
+        _register(engines.sync)
+        answers, _ = _ask("right answers, no latency", _one_at_a_time, documents)
+        expected = {
+            document.name: answer for document, answer in zip(documents, answers, strict=True)
+        }
+        server.latency = lognormal(latency) if latency else 0.0
+        return _compare(documents, engines, expected)
+
+
+def _run_live(documents: Sequence[Document], account: Account) -> list[Run]:
+    with symbolicai_sandbox(account.model):
+        return _compare(documents, _build_engines(account), expected=None)
+
+
+def _compare(
+    documents: Sequence[Document], engines: Engines, expected: Mapping[str, Answer] | None
+) -> list[Run]:
+    """Ask about the documents in each of the three ways."""
+    _register(engines.sync)
+    runs = [_measure("GPTXChatEngine", _one_at_a_time, _sample(documents), expected)]
+    _register(engines.ours)
+    runs.append(_measure(f"this engine, {WORKERS} threads", _from_threads, documents, expected))
+    runs.append(_measure("this engine, scheduler", _by_scheduler, documents, expected))
+    return runs
+
+
+def _one_at_a_time(process: Process, documents: Sequence[Document]) -> list[Answer]:
+    return [process(document) for document in documents]
+
+
+def _from_threads(process: Process, documents: Sequence[Document]) -> list[Answer]:
+    pool = ThreadPoolExecutor(WORKERS)
+    try:
+        return list(pool.map(process, documents))
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # after Ctrl-C not to ask about the rest
+
+
+def _by_scheduler(process: Process, documents: Sequence[Document]) -> list[Answer]:
+    return BatchScheduler(num_workers=WORKERS, batch_size=WORKERS).forward(process, documents)
+
+
+def _measure(
+    title: str,
+    way: Way,
+    documents: Sequence[Document],
+    expected: Mapping[str, Answer] | None,
+) -> Run:
+    answers, seconds = _ask(title, way, documents)
+    return Run(title, len(documents), find_wrong(documents, answers, expected), seconds)
+
+
+def _ask(title: str, way: Way, documents: Sequence[Document]) -> tuple[Sequence[Answer], float]:
+    """Put the documents through the Expression, and show how far it is.
+
+    Returns:
+        What came of each, and how many seconds all took.
+    """
+    expression, lock = _two_steps(), threading.Lock()
+    with tqdm(total=len(documents), desc=f"{title:<25}", unit=" documents") as bar:
+
+        def process(document: Document) -> Answer:
+            try:
+                return str(expression(document.text))
+            except Exception as error:  # an answer too: a wrong one
+                return error
+            finally:
+                with lock:  # tqdm counts without one
+                    bar.update()
+
+        started = time.perf_counter()
+        answers = way(process, documents)
+        return answers, time.perf_counter() - started
+
+
+def _two_steps() -> Any:
+    """Make the Expression: each step asks about the answer to the one before."""
+    from symai import Expression, Symbol
+
+    class TwoSteps(Expression):  # type: ignore[misc] # symbolicai ships no types
+        def forward(self, text: str, **_options: Any) -> Any:
+            answer = Symbol(text)
+            for step in STEPS:
+                answer = answer.query(step)
+            return answer
+
+    return TwoSteps()
+
+
+def _build_engines(account: Account) -> Engines:
+    from symai.backend.engines.neurosymbolic.engine_openai_gptX_chat import GPTXChatEngine
+
+    from . import install
+
+    ours = install(*account)  # first, for it says what is wrong with the model or its vocabulary
+    return Engines(GPTXChatEngine(*account), ours)
+
+
+def _register(engine: Any) -> None:
+    """Make an engine the one that every query of symbolicai asks."""
+    from symai.functional import EngineRepository
+
+    EngineRepository.register("neurosymbolic", engine, allow_engine_override=True)
+
+
+def _sample(documents: Sequence[Document]) -> Sequence[Document]:
+    """Return a few of the documents, evenly spread."""
+    return documents[:: max(1, len(documents) // SAMPLE)][:SAMPLE]
+
+
+def _live_account(model: str | None) -> Account:
+    """Find the key and the model for a real API.
+
+    Raises:
+        ConfigurationError: There is no key.
+    """
+    configured = _symbolicai_configuration()
+    key = os.environ.get("OPENAI_API_KEY") or configured.get("NEUROSYMBOLIC_ENGINE_API_KEY")
+    if not key:
+        raise ConfigurationError(
+            "No API key is given. Set OPENAI_API_KEY, or NEUROSYMBOLIC_ENGINE_API_KEY in "
+            "symbolicai's configuration (symai.config.json); or leave --live out."
+        )
+    return Account(key, model or configured.get("NEUROSYMBOLIC_ENGINE_MODEL") or DEFAULT_MODEL)
+
+
+def _symbolicai_configuration() -> dict[str, Any]:
+    """Read the configuration that symbolicai would use here: the first that names a key."""
+    for folder in (Path.cwd(), Path(sys.prefix, ".symai"), Path.home() / ".symai"):
+        with contextlib.suppress(FileNotFoundError):
+            path = folder / "symai.config.json"
+            try:
+                configuration: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise ConfigurationError(f"{path} is not JSON ({error}). Correct it.") from error
+            if configuration.get("NEUROSYMBOLIC_ENGINE_API_KEY"):
+                return configuration
+    return {}
+
+
+@contextlib.contextmanager
+def _fake_openai() -> Iterator[FakeOpenAI]:
+    """Run the server, and lead the OpenAI clients that are made in the block to it."""
+    with FakeOpenAI(keep_requests=0) as server, contextlib.ExitStack() as stack:
+        local = "127.0.0.1"  # not by a proxy, by either spelling
+        stack.enter_context(_environment(NO_PROXY=local, no_proxy=local))
+        stack.enter_context(_environment(**server.openai_environment()))
+        yield server
+
+
+@contextlib.contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    """Set environment variables for the length of the block."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _quiet_logging() -> Iterator[None]:
+    """Print nothing of what symbolicai logs: each of its engines adds to the root's handlers."""
+    root = logging.getLogger()
+    handlers, level, disabled = root.handlers[:], root.level, root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        logging.disable(disabled)
+
+
+def _describe(documents: Sequence[Document]) -> str:
+    sizes = [len(document.text) for document in documents]
+    return (
+        f"{len(documents)} documents, the descriptions of installed Python packages: "
+        f"{min(sizes):,} to {max(sizes):,} characters, {sum(sizes):,} in all."
+    )
+
+
+def _announce(account: Account, documents: Sequence[Document]) -> str:
+    base_url = os.environ.get("OPENAI_BASE_URL") or DEFAULT_BASE_URL
+    sent = [*_sample(documents), *documents, *documents]
+    characters = sum(len(document.text) for document in sent)
+    return (
+        f"Sending {len(sent) * len(STEPS)} requests, with {characters:,} characters of documents, "
+        f"to {base_url}, model {account.model}. To send less, set --documents."
+    )
+
+
+def _table(runs: Sequence[Run], total: int, *, live: bool) -> Table:
+    baseline = runs[0]
+    table = Table(caption=_caption(baseline, total, live=live), caption_justify="left")
+    table.add_column("engine", no_wrap=True)
+    for title in ("items", "wrong answers", "seconds", "calls/s", "speed-up"):
+        table.add_column(title, justify="right", no_wrap=title != "wrong answers")
+    for run in runs:
+        in_part = run.documents < total
+        table.add_row(
+            f"{run.title} (scaled)" if in_part else run.title,
+            f"{run.documents} of {total}" if in_part else str(total),
+            str(len(run.wrong)),
+            f"{run.seconds * total / run.documents:.1f}",
+            f"{run.calls_per_second:.1f}",
+            f"{run.calls_per_second / baseline.calls_per_second:.1f}x",
+        )
+    return table
+
+
+def _caption(baseline: Run, total: int, *, live: bool) -> str:
+    scaled = (
+        f"scaled: {baseline.documents} documents took {baseline.seconds:.1f} s. "
+        if baseline.documents < total
+        else ""
+    )
+    wrong = "an error or an empty answer" if live else "not what GPTXChatEngine is answered"
+    return f"{scaled}wrong: {wrong}. Each item is {len(STEPS)} calls."
