@@ -150,10 +150,17 @@ class Call(Generic[T]):
             self._thread.cancel(self)
 
     def check(self) -> None:
-        """Fail the call if its thread is gone, so that no wait is for ever. Allowed anywhere."""
+        """Fail the call if no answer can come, so that no wait is for ever. Allowed anywhere.
+
+        That is when the loop's thread is gone, or the main thread has ended: the interpreter then
+        waits for the threads that are no daemons, and they are not to wait for the network.
+        """
         thread = self._thread
         if thread is not None and not thread.is_alive():
             self._finish(Outcome(error=thread.death()))
+        elif _is_exiting():
+            self.cancel()
+            self._finish(Outcome(error=_closed_error()))
 
     def wait(self) -> Outcome[T]:
         """Start the call and block this thread until it is done.
@@ -189,8 +196,7 @@ class Call(Generic[T]):
                 await asyncio.sleep(0)
             outcome = Outcome(value=await self._function(thread.scope))
         except BaseException as error:
-            ended = isinstance(error, asyncio.CancelledError) and thread.ended
-            outcome = Outcome(error=thread.death() if ended and not self._cancelled else error)
+            outcome = Outcome(error=thread.explain(error, cancelled=self._cancelled))
         finally:
             self._task = None
         self._finish(outcome)
@@ -261,6 +267,18 @@ class _LoopThread:
             "starts a new thread."
         )
         error.__cause__ = self._cause
+        return error
+
+    def explain(self, error: BaseException, *, cancelled: bool) -> BaseException:
+        """Return what an error of a coroutine means to the one who waits for it."""
+        if isinstance(error, asyncio.CancelledError) and self.ended and not cancelled:
+            return self.death()
+        late = isinstance(error, RuntimeError) and not threading.main_thread().is_alive()
+        if late and not isinstance(error, ServiceError):
+            # asyncio can start no thread then, for a name to look up say (cpython#113964).
+            closed = _closed_error()
+            closed.__cause__ = error
+            return closed
         return error
 
     def submit(self, call: Call[Any]) -> bool:
@@ -403,6 +421,8 @@ class LoopService:
 
     def _start(self, call: Call[Any]) -> None:
         self._check_thread("make a blocking call")
+        if _is_exiting():
+            raise _closed_error()
         with self._lock:
             while not self._running().submit(call):
                 self._current = None
@@ -444,18 +464,27 @@ def default_service() -> LoopService:
     """
     global _default
     with _default_lock:
-        if _exiting:
+        if _is_exiting():
             raise _closed_error()
         if _default is None or _default._closed:
             _default = LoopService()
         return _default
 
 
+def _is_exiting() -> bool:
+    """Tell whether it is too late for a call: ours has closed, or the main thread has ended.
+
+    The main thread itself still runs exit handlers then, whose calls are answered up to our own.
+    """
+    main = threading.main_thread()
+    return _exiting or not (main.is_alive() or threading.current_thread() is main)
+
+
 def _closed_error() -> ServiceClosedError:
-    if _exiting:
+    if _is_exiting():
         return ServiceClosedError(
             "The interpreter is exiting, and the service for model calls is closed. Wait for the "
-            "answers before the program ends."
+            "answers, or for the threads that ask, before the main thread ends."
         )
     return ServiceClosedError(
         "The service for model calls was closed. Calls made through an engine start a new one."
