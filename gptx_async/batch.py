@@ -15,6 +15,8 @@ import asyncio
 import contextlib
 import contextvars
 import functools
+import logging
+import sys
 import threading
 import time
 from collections import deque
@@ -30,6 +32,8 @@ __all__ = ["WINDOW", "Batch", "Waitable", "attempt_timeout", "is_item", "wait_fo
 
 A = TypeVar("A")
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 WINDOW = 512
 """How many items of a batch are begun and not yet ended at once: twice what is sent at once."""
@@ -124,6 +128,8 @@ class Batch(Generic[A, T]):
                 `GRACE_SECONDS` for its clean-up) and every begun item is unwound.
         """
         outer = _current_item()
+        if outer is None:
+            _warn_of_a_blocked_loop()
         clock = self._start_clock()
         try:
             while self._goes_on():
@@ -325,6 +331,7 @@ def wait_for(call: Call[T]) -> T:
     """
     item = _current_item()
     if item is None:
+        _warn_of_a_blocked_loop()
         outcome = call.wait()
     else:
         item.leave(call)
@@ -347,6 +354,23 @@ def attempt_timeout() -> float | None:
     """Return the seconds that an attempt may take by the batch that this code is an item of."""
     item = _current_item()
     return None if item is None else item.batch.timeout
+
+
+def _warn_of_a_blocked_loop() -> None:
+    """Say once in a process that a caller's running loop stands still, as is allowed.
+
+    To the log, for symbolicai turns all warnings off. Not in a notebook, whose cells are run by a
+    loop, and wait for what they call.
+    """
+    global _has_warned
+    if _has_warned or asyncio._get_running_loop() is None or "ipykernel" in sys.modules:
+        return
+    _has_warned = True
+    logger.warning(
+        "A synchronous model call blocks the event loop that is running in this thread: nothing "
+        "else on it goes on until the answer is there. In a coroutine use "
+        "`await engine.aforward([...])`. This is said once."
+    )
 
 
 def _deadline_error(deadline: float | None, answered: int, count: int) -> errors.TimeoutError:
@@ -398,3 +422,6 @@ async def _wait_on_loop(waitable: Waitable, seconds: float) -> bool:
 def _resolve(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
+
+
+_has_warned = False

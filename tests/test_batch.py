@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from gptx_async import batch as batch_module
 from gptx_async.batch import Batch, attempt_timeout, is_item, wait_for
 from gptx_async.errors import CallCancelledError, GPTXAsyncError, ServiceClosedError
 from gptx_async.service import Call, LoopScope, LoopService, Outcome
@@ -494,11 +495,37 @@ def test_cancelling_run_async_cancels_the_calls_and_unwinds_the_items(nested: bo
     assert sorted(unwound) == [0, 1, 2, 3, 4]
 
 
-def test_run_in_a_running_loop_blocks_it_and_works() -> None:
+def test_blocking_a_running_loop_works_and_is_said_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_module, "_has_warned", False)
     gate = Gate()
     gate.let_go()
 
     async def main() -> list[Any]:
-        return values(Batch(lambda index: wait_for(gate.call(index)), range(20)).run())
+        first = gate.ask("one call")
+        return [first, *values(Batch(gate.ask, range(20)).run())]
 
-    assert asyncio.run(main()) == list(range(20))
+    gate.ask("without a loop")
+    values(Batch(gate.ask, range(3)).run())
+    asyncio.run(Batch(gate.ask, range(3)).run_async())
+    assert caplog.messages == []
+    assert asyncio.run(main()) == ["one call", *range(20)]
+    asyncio.run(main())
+    [message] = caplog.messages
+    assert "await engine.aforward" in message
+
+
+def test_blocking_the_loop_of_a_notebook_is_not_said(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_module, "_has_warned", False)
+    monkeypatch.setitem(sys.modules, "ipykernel", batch_module)
+    gate = Gate()
+    gate.let_go()
+
+    async def main() -> object:
+        return gate.ask("in a cell")
+
+    assert asyncio.run(main()) == "in a cell"
+    assert caplog.messages == []
