@@ -27,10 +27,14 @@ class EchoEngine(BatchEngine):  # type: ignore[misc]
         super().__init__()
         self.time_clock = False
         self.batches: list[list[str]] = []
-        self.threads: list[str] = []
+        self.threads: list[threading.Thread] = []
         self.answer: Callable[[list[str]], Any] = lambda prompts: [
             ([prompt], {"prompt": prompt}) for prompt in prompts
         ]
+
+    @property
+    def prompts(self) -> list[str]:
+        return [prompt for batch in self.batches for prompt in batch]
 
     def id(self) -> str:
         return "neurosymbolic"
@@ -41,7 +45,7 @@ class EchoEngine(BatchEngine):  # type: ignore[misc]
     def __call__(self, arguments: list[Any]) -> Any:
         prompts = [argument.prop.prepared_input for argument in arguments]
         self.batches.append(prompts)
-        self.threads.append(threading.current_thread().name)
+        self.threads.append(threading.current_thread())
         return self.answer(prompts)
 
 
@@ -70,13 +74,13 @@ def items(count: int) -> list[str]:
 def test_answers_every_item_in_order(engine: EchoEngine, in_thread: InThread) -> None:
     scheduler = BatchScheduler(4, 4)
     assert in_thread(scheduler.forward, Query, items(10)).result(SECONDS) == items(10)
-    assert sorted(sum(engine.batches, [])) == items(10)
+    assert sorted(engine.prompts) == items(10)
 
 
 def test_answers_nested_queries(engine: EchoEngine, in_thread: InThread) -> None:
     results = in_thread(BatchScheduler(4, 3).forward, TwoQueries, items(9)).result(SECONDS)
     assert results == [f"{item}!" for item in items(9)]
-    assert len(sum(engine.batches, [])) == 18
+    assert len(engine.prompts) == 18
 
 
 @pytest.mark.parametrize(
@@ -98,52 +102,37 @@ def test_makes_batches_no_larger_than_workers_or_items(
     )
 
 
-def test_brings_batches_one_at_a_time_on_one_thread(
-    engine: EchoEngine, in_thread: InThread
-) -> None:
-    asleep, at_once = threading.Lock(), []
-
-    def answer(prompts: list[str]) -> Any:
-        at_once.append(asleep.acquire(blocking=False))
-        asleep.release()
-        return [([prompt], {}) for prompt in prompts]
-
-    engine.answer = answer
+def test_brings_all_batches_on_one_thread(engine: EchoEngine, in_thread: InThread) -> None:
     in_thread(BatchScheduler(4, 2).forward, TwoQueries, items(8)).result(SECONDS)
-    assert len(at_once) >= 8
-    assert all(at_once)
-    assert set(engine.threads) == {"execute_queries"}
+    assert len(engine.threads) >= 8
+    assert len(set(engine.threads)) == 1
+    assert threading.current_thread() not in engine.threads
 
 
 def test_begins_no_batch_before_the_last_is_picked_up(
-    engine: EchoEngine, in_thread: InThread
+    engine: EchoEngine, in_thread: InThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    picked_up = threading.Semaphore(0)
-    seen = []
+    first_one, let_it_pick_up, second_batch = threading.Lock(), threading.Event(), threading.Event()
 
-    class Handler:
-        def __call__(self, answer: Any, _argument: Any = None) -> Any:
-            picked_up.release()
+    class LateFuture(Future[Any]):
+        def result(self, timeout: float | None = None) -> Any:
+            answer = super().result(timeout)
+            if first_one.acquire(blocking=False):
+                let_it_pick_up.wait(SECONDS)
             return answer
 
     def answer(prompts: list[str]) -> Any:
-        seen.append(len(engine.batches))
+        if len(engine.batches) == 2:
+            second_batch.set()
         return [([prompt], {}) for prompt in prompts]
 
     engine.answer = answer
-    scheduler = BatchScheduler(4, 2)
-    original = scheduler.executor_callback
-    order: list[str] = []
-
-    def callback(argument: Any) -> Any:
-        result = original(argument)
-        order.append("picked up")
-        return result
-
-    engine.answer = lambda prompts: (order.append("batch"), answer(prompts))[1]
-    engine.__setattr__("executor_callback", callback)
-    in_thread(scheduler.forward, Query, items(8)).result(SECONDS)
-    assert order.count("picked up") == 8
+    monkeypatch.setattr("gptx_async.testing.scheduler.Future", LateFuture)
+    running = in_thread(BatchScheduler(4, 2).forward, Query, items(4))
+    assert not second_batch.wait(0.3)
+    let_it_pick_up.set()
+    assert second_batch.wait(SECONDS)
+    assert running.result(SECONDS) == items(4)
 
 
 def test_looks_the_engine_up_for_every_batch(
@@ -204,7 +193,7 @@ def test_gives_an_exception_as_its_items_result(engine: EchoEngine, in_thread: I
 
 
 def test_tells_when_a_run_is_over(engine: EchoEngine, in_thread: InThread) -> None:
-    scheduler = BatchScheduler(2, 2)
+    scheduler = BatchScheduler(1, 1)
     assert not hasattr(scheduler, "all_batches_complete")
     during = []
     query = Query()
@@ -250,8 +239,6 @@ def test_raises_in_the_query_when_the_engine_fails(
 
 
 def test_ends_the_run_when_an_expression_exits(engine: EchoEngine, in_thread: InThread) -> None:
-    asking = threading.Event()
-    engine.answer = lambda prompts: asking.set() or [([prompt], {}) for prompt in prompts]
     query = Query()
 
     def leave(item: str) -> Any:
@@ -284,7 +271,7 @@ def test_leaves_no_threads(engine: EchoEngine, in_thread: InThread) -> None:
 
 def test_interrupt_ends_a_run_whose_engine_hangs() -> None:
     program = textwrap.dedent("""
-        import signal, threading, types
+        import signal, threading
         from symai.functional import EngineRepository
         from gptx_async.testing import BatchScheduler
 
@@ -296,11 +283,11 @@ def test_interrupt_ends_a_run_whose_engine_hangs() -> None:
         EngineRepository()._engines["neurosymbolic"] = Engine()
         scheduler = BatchScheduler(2, 1)
         try:
-            scheduler.forward(scheduler.executor_callback_of, [1, 2, 3])
+            scheduler.forward(lambda item: scheduler.executor_callback(item), [1, 2, 3])
         except KeyboardInterrupt:
-            print("interrupted", flush=True)
-    """).replace("scheduler.executor_callback_of", "lambda item: scheduler.executor_callback(item)")
+            print(scheduler.all_batches_complete.wait(10))
+    """)
     child = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=50, check=False
     )
-    assert (child.returncode, child.stdout.split()) == (0, ["interrupted"]), child.stderr
+    assert (child.returncode, child.stdout.split()) == (0, ["True"]), child.stderr

@@ -136,7 +136,12 @@ def test_answers_embeddings_of_length_one(clients: Clients) -> None:
 
 
 def test_answers_embeddings_as_numbers_of_the_given_dimension(clients: Clients) -> None:
-    arguments = {"model": "m", "input": [1, 2, 3], "dimensions": 4, "encoding_format": "float"}
+    arguments: dict[str, Any] = {
+        "model": "m",
+        "input": [1, 2, 3],
+        "dimensions": 4,
+        "encoding_format": "float",
+    }
     result = clients.call("embeddings.create", **arguments)
     assert len(result.data) == 1
     assert len(result.data[0].embedding) == 4
@@ -695,6 +700,7 @@ def test_leaves_no_threads_or_descriptors() -> None:
         with FakeOpenAI() as server:
             send_raw(server)
             assert any("fake-openai" in thread.name for thread in threading.enumerate())
+        assert not any("fake-openai" in thread.name for thread in threading.enumerate())
     assert (descriptors(), threading.active_count()) == (before, threads)
 
 
@@ -783,7 +789,7 @@ def test_public_names_are_sorted_and_there() -> None:
     for name in names:
         assert getattr(gptx_async.testing, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
-        _ = gptx_async.testing.nothing  # type: ignore[attr-defined]
+        _ = gptx_async.testing.nothing
 
 
 def _port(server: FakeOpenAI) -> int:

@@ -1,0 +1,430 @@
+"""`FakeOpenAI`: an OpenAI-compatible server on the loopback interface, in a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import itertools
+import json
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection, Iterator
+from types import TracebackType
+from typing import Any
+
+from aiohttp import web
+
+from .answers import Body, find_mistake, is_for_model, make_body
+from .faults import Exchange, Fault, HTTPFault, error_body
+from .replies import LatencyFunction, RecordedRequest, ReplyFunction, Said, digest, echo
+
+__all__ = ["FakeOpenAI", "serve"]
+
+BACKLOG = 4096
+"""How many connections may wait to be accepted: a client that opens thousands at once is usual."""
+
+MAX_BODY_BYTES = 256 * 2**20
+"""The size up to which a request is read: pictures come inside it."""
+
+WAIT_SECONDS = 10.0
+"""How long `start` and `close` wait for the thread; both take a few milliseconds."""
+
+GRACE_SECONDS = 0.01
+"""How long requests in flight have to end by themselves when the server closes."""
+
+NO_KEY = (
+    "You didn't provide an API key. You need to provide your API key in an Authorization header "
+    "using Bearer auth (i.e. Authorization: Bearer YOUR_KEY)."
+)
+
+
+class FakeOpenAI:
+    """An OpenAI-compatible server for tests, on a port that the system picks.
+
+    It answers `POST /v1/chat/completions`, `/v1/responses`, `/v1/embeddings` and `GET /v1/models`,
+    keeps what it was sent, and can be late or faulty. It runs on its own daemon thread, whatever
+    loops the test has; all its methods and attributes may be used in any thread. Equal requests get
+    equal answers, unless the reply says otherwise.
+
+        with FakeOpenAI(reply=canned("Hello"), latency=0.2) as server:
+            client = openai.OpenAI(base_url=server.base_url, api_key="sk-test")
+
+    Attributes:
+        reply: Decides what the model says, a function of the request; may be set at any time.
+        latency: After how many seconds a request is answered: a number, or a function of the
+            request; may be set at any time.
+        faults: Decides what goes wrong with a request: a function of it, which returns a `Fault` or
+            None; may be set at any time.
+        api_keys: The keys that are accepted; None for any but an empty one.
+
+    Args:
+        reply: See above.
+        latency: See above.
+        faults: See above.
+        api_keys: See above.
+        host: The address to listen on.
+        port: The port to listen on; 0 for one that is free.
+        keep_requests: How many of the last requests are kept; None for all of them.
+    """
+
+    def __init__(
+        self,
+        reply: ReplyFunction = digest,
+        *,
+        latency: float | LatencyFunction = 0.0,
+        faults: Callable[[RecordedRequest], Fault | None] | None = None,
+        api_keys: Collection[str] | None = None,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        keep_requests: int | None = None,
+    ) -> None:
+        self.reply = reply
+        self.latency = latency
+        self.faults = faults
+        self.api_keys = api_keys
+        self._host = host
+        self._port = port
+        self._lifecycle = threading.Lock()
+        self._running: _Running | None = None
+        # Guards the figures below, and tells those who wait that one has changed.
+        self._changed = threading.Condition()
+        self._requests: deque[RecordedRequest] = deque(maxlen=keep_requests)
+        self._next_faults: deque[Fault] = deque()
+        self._held = False
+        self._waiters: list[asyncio.Future[None]] = []
+        self._in_flight = 0
+        self._max_in_flight = 0
+        self._disconnected = 0
+
+    def start(self) -> FakeOpenAI:
+        """Start to listen, and return the server itself; if it runs already, only that.
+
+        Raises:
+            OSError: The address can't be listened on, or descriptors have run out.
+            RuntimeError: No thread can be started.
+        """
+        with self._lifecycle:
+            if self._running is None:
+                running = _Running(self._handle, self._host, self._port)
+                self._port = running.start()
+                self._running = running
+        return self
+
+    def close(self) -> None:
+        """Stop, dropping the requests in flight; a second call does nothing.
+
+        What was recorded stays. The server can be started again, and then has the same port.
+        """
+        with self._lifecycle:
+            running, self._running = self._running, None
+            if running is not None:
+                running.close()
+
+    def __enter__(self) -> FakeOpenAI:
+        return self.start()
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def base_url(self) -> str:
+        """Return what a client takes as its base URL; after `close`, where the server was.
+
+        Raises:
+            RuntimeError: The server was not started yet.
+        """
+        if not self._port:
+            raise RuntimeError("The fake server has no address before it is started: start it.")
+        return f"http://{self._host}:{self._port}/v1"
+
+    def openai_environment(self) -> dict[str, str]:
+        """Return the environment variables that lead OpenAI's clients here, of a child process say.
+
+        Raises:
+            RuntimeError: The server was not started yet.
+        """
+        key = next(iter(self.api_keys)) if self.api_keys else "sk-fake"
+        return {"OPENAI_BASE_URL": self.base_url, "OPENAI_API_KEY": key}
+
+    @property
+    def requests(self) -> list[RecordedRequest]:
+        """Return the requests in their order of arrival; the list is a copy."""
+        with self._changed:
+            return list(self._requests)
+
+    @property
+    def in_flight(self) -> int:
+        """Return how many requests have arrived and are not answered yet."""
+        with self._changed:
+            return self._in_flight
+
+    @property
+    def max_in_flight(self) -> int:
+        """Return the most requests that were in flight at once."""
+        with self._changed:
+            return self._max_in_flight
+
+    @property
+    def disconnected(self) -> int:
+        """Return of how many requests the client went away before the answer."""
+        with self._changed:
+            return self._disconnected
+
+    def clear(self) -> None:
+        """Forget the requests recorded, and count the disconnected and the most in flight anew."""
+        with self._changed:
+            self._requests.clear()
+            self._max_in_flight = self._in_flight
+            self._disconnected = 0
+            self._changed.notify_all()
+
+    def wait_for(self, predicate: Callable[[FakeOpenAI], bool], timeout: float = 10.0) -> None:
+        """Block the calling thread until the predicate holds, without polling.
+
+            server.wait_for(lambda server: server.in_flight == 2)
+
+        Args:
+            predicate: Called with the server now and whenever one of its figures has changed. The
+                server stands still meanwhile, so it must not block.
+            timeout: How long to wait, in seconds.
+
+        Raises:
+            TimeoutError: The predicate did not hold in time; the message has the figures.
+        """
+        with self._changed:
+            if not self._changed.wait_for(lambda: predicate(self), timeout):
+                raise TimeoutError(
+                    f"The fake server was not as expected within {timeout} s. Requests recorded: "
+                    f"{len(self._requests)}, in flight: {self._in_flight}, most in flight at once: "
+                    f"{self._max_in_flight}, disconnected: {self._disconnected}."
+                )
+
+    def hold(self) -> None:
+        """Answer nothing from now on; requests are received and recorded, and wait."""
+        with self._changed:
+            self._held = True
+
+    def release(self) -> None:
+        """Answer again, first what was held back, in its order of arrival."""
+        with self._changed:
+            self._held = False
+            waiters, self._waiters = self._waiters, []
+        if waiters:
+            with contextlib.suppress(RuntimeError):  # their loop is closed: the server was
+                waiters[0].get_loop().call_soon_threadsafe(_wake, waiters)
+
+    def fail_next(self, fault: Fault, times: int = 1) -> None:
+        """Let the next requests fail, before what `faults` and `reply` say; calls add up.
+
+        Args:
+            fault: What goes wrong.
+            times: With how many requests.
+        """
+        with self._changed:
+            self._next_faults.extend([fault] * times)
+
+    async def _handle(self, http: web.Request) -> web.StreamResponse:
+        raw = await http.read()
+        request = RecordedRequest(
+            http.method, http.path, http.headers, _parse(raw), raw, time.monotonic()
+        )
+        with self._counted(request):
+            try:
+                return await self._answer(request, http)
+            except Exception as error:
+                # Said to the client, for there the test looks; a log would be seen by no one.
+                return await HTTPFault(
+                    500, f"The fake server's reply, latency or fault raised {error!r}. Correct it."
+                ).respond(Exchange(request, http, dict))
+
+    @contextlib.contextmanager
+    def _counted(self, request: RecordedRequest) -> Iterator[None]:
+        """Record the request, and count it as in flight until the block ends."""
+        with self._changed:
+            self._requests.append(request)
+            self._in_flight += 1
+            self._max_in_flight = max(self._max_in_flight, self._in_flight)
+            self._changed.notify_all()
+        gone = False
+        try:
+            yield
+        except asyncio.CancelledError:  # aiohttp cancels the handler when the connection is lost
+            gone = self._running is not None
+            raise
+        finally:
+            with self._changed:
+                self._in_flight -= 1
+                self._disconnected += gone
+                self._changed.notify_all()
+
+    async def _answer(self, request: RecordedRequest, http: web.Request) -> web.StreamResponse:
+        # All is decided at once, so that functions with a memory are called in order of arrival.
+        seconds = self.latency(request) if callable(self.latency) else self.latency
+        said = self._find_fault(request) or self._ask(request)
+        await self._pass_gate()
+        if seconds:
+            await asyncio.sleep(seconds)
+        if isinstance(said, Fault):
+            return await said.respond(Exchange(request, http, lambda: self._regular(request)))
+        return web.json_response(make_body(request, said))
+
+    async def _pass_gate(self) -> None:
+        with self._changed:
+            if not self._held:
+                return
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+        await waiter
+
+    def _find_fault(self, request: RecordedRequest) -> Fault | None:
+        """Return what goes wrong with the request: by itself, or because the test wants it."""
+        fault = self._check_key(request) or find_mistake(request)
+        if fault is not None:
+            return fault
+        with self._changed:
+            if self._next_faults:
+                return self._next_faults.popleft()
+        return self.faults(request) if self.faults is not None else None
+
+    def _check_key(self, request: RecordedRequest) -> HTTPFault | None:
+        key = request.api_key
+        if not key:
+            return HTTPFault(401, body=error_body(NO_KEY, "invalid_request_error"))
+        if self.api_keys is not None and key not in self.api_keys:
+            return HTTPFault(401)
+        return None
+
+    def _regular(self, request: RecordedRequest) -> Body:
+        """Make the body that a fault spoils; what the reply says may be a fault itself."""
+        said = self._ask(request)
+        return make_body(request, digest(request) if isinstance(said, Fault) else said)
+
+    def _ask(self, request: RecordedRequest) -> Said | Fault:
+        return self.reply(request) if is_for_model(request) else ""
+
+
+class _Running:
+    """The server between a start and its close: a thread, and on it a loop with the listener."""
+
+    def __init__(
+        self, handle: Callable[[web.Request], Awaitable[web.StreamResponse]], host: str, port: int
+    ) -> None:
+        self._handle = handle
+        self._address = (host, port)
+        self._thread = threading.Thread(
+            target=self._main, name="gptx_async-fake-openai", daemon=True
+        )
+        self._ready: concurrent.futures.Future[tuple[asyncio.AbstractEventLoop, int]] = (
+            concurrent.futures.Future()
+        )
+        self._stop = asyncio.Event()
+
+    def start(self) -> int:
+        """Start the thread and return the port, or raise what prevents it."""
+        self._thread.start()
+        return self._ready.result(WAIT_SECONDS)[1]
+
+    def close(self) -> None:
+        """Stop the loop and wait for the thread."""
+        loop, _port = self._ready.result()
+        with contextlib.suppress(RuntimeError):  # the loop is closed: it has ended by itself
+            loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(WAIT_SECONDS)
+
+    def _main(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except BaseException as error:
+            if self._ready.done():
+                raise
+            self._ready.set_exception(error)  # the starter raises it
+
+    async def _serve(self) -> None:
+        application = web.Application(client_max_size=MAX_BODY_BYTES)
+        application.router.add_route("*", "/{path:.*}", self._handle)
+        application.on_response_prepare.append(_Stamp())
+        runner = web.AppRunner(
+            application,
+            handler_cancellation=True,  # a client that goes away is noticed at once
+            access_log=None,
+            shutdown_timeout=GRACE_SECONDS,
+        )
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, *self._address, backlog=BACKLOG).start()
+            self._ready.set_result((asyncio.get_running_loop(), runner.addresses[0][1]))
+            await self._stop.wait()
+        finally:
+            await runner.cleanup()
+
+
+class _Stamp:
+    """Gives each answer an `x-request-id`, as OpenAI does."""
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count(1)
+
+    async def __call__(self, _http: web.Request, response: web.StreamResponse) -> None:
+        response.headers.setdefault("x-request-id", f"req_{next(self._numbers):032x}")
+
+
+def serve(
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    latency: float = 0.0,
+    reply: str = "digest",
+    api_keys: Collection[str] | None = None,
+) -> None:
+    """Run a `FakeOpenAI` in the foreground, until SIGINT or SIGTERM: the command line's server.
+
+    Prints the base URL on standard output when it listens. Call it in the main thread, before
+    other threads are started.
+
+    Args:
+        host: The address to listen on.
+        port: The port to listen on; 0 for one that is free.
+        latency: After how many seconds each request is answered.
+        reply: What the model says: 'digest' or 'echo'.
+        api_keys: The keys that are accepted; None for any but an empty one.
+
+    Raises:
+        ValueError: There is no such reply.
+        OSError: The address can't be listened on.
+    """
+    replies: dict[str, ReplyFunction] = {"digest": digest, "echo": echo}
+    if reply not in replies:
+        raise ValueError(f"There is no reply {reply!r}. Choose one of {', '.join(replies)}.")
+    signals = {signal.SIGINT, signal.SIGTERM}
+    # Blocked before the server's thread is started, which inherits that: sigwait alone takes them.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    server = FakeOpenAI(
+        replies[reply], latency=latency, api_keys=api_keys, host=host, port=port, keep_requests=0
+    )
+    try:
+        with server:
+            print(server.base_url, flush=True)
+            signal.sigwait(signals)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _parse(raw: bytes) -> Any:
+    try:
+        return json.loads(raw)
+    except ValueError:
+        return None
+
+
+def _wake(waiters: list[asyncio.Future[None]]) -> None:
+    for waiter in waiters:
+        if not waiter.done():  # its client may have gone away
+            waiter.set_result(None)
