@@ -128,7 +128,12 @@ class _Method:
         stand_in = self._stand_in
         timeout = stand_in._attempt_timeout()
         send = functools.partial(clients.send, stand_in.settings, self._path, args, kwargs, timeout)
-        return _as_sync(stand_in._dispatch(Call(send)), stand_in._client)
+        try:
+            result = stand_in._dispatch(Call(send))
+        except TypeError as error:
+            _name_sync_class(error)
+            raise
+        return _as_sync(result, stand_in._client)
 
     def __repr__(self) -> str:
         return f"<{'.'.join(self._path)} of {self._stand_in!r}>"
@@ -136,6 +141,12 @@ class _Method:
 
 def _is_resource(value: object) -> bool:
     return type(value).__module__.startswith("openai.resources")
+
+
+def _name_sync_class(error: TypeError) -> None:
+    """Let the error of a wrong parameter name the resource's sync class, not the async one."""
+    if error.args and str(error.args[0]).startswith("Async"):
+        error.args = (str(error.args[0]).removeprefix("Async"), *error.args[1:])
 
 
 def _as_sync(result: Any, client: openai.OpenAI) -> Any:

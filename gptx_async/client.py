@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,10 @@ More wait their turn before their attempt begins: those that wait inside a trans
 their own timeouts (openai/openai-python#821). Each takes a file descriptor, of which a process
 often has 1024.
 """
+
+
+MAX_HEADER_BYTES = 100 * 1024
+"""The longest header of an answer; that of httpcore, on which the sync client stands."""
 
 
 @dataclass(frozen=True)
@@ -93,9 +98,10 @@ class ClientSettings:
         limits = type(openai.DEFAULT_CONNECTION_LIMITS)(
             max_connections=MAX_CONCURRENCY, max_keepalive_connections=MAX_CONCURRENCY
         )
-        return openai.AsyncOpenAI(
-            **self._arguments(), http_client=openai.DefaultAioHttpClient(limits=limits)
-        )
+        http_client = openai.DefaultAioHttpClient(limits=limits)
+        transport: Any = http_client._transport
+        transport.client = functools.partial(_build_session, transport)
+        return openai.AsyncOpenAI(**self._arguments(), http_client=http_client)
 
     def _arguments(self) -> dict[str, Any]:
         return {
@@ -108,6 +114,24 @@ class ClientSettings:
             "default_headers": self.default_headers,
             "default_query": self.default_query,
         }
+
+
+def _build_session(transport: Any) -> aiohttp.ClientSession:
+    """Build aiohttp's session as the SDK's transport does, but for what the sync client bears.
+
+    That is headers of more than 8 kB, and cookies that are kept once, by the SDK's own client.
+    """
+    connector = aiohttp.TCPConnector(
+        limit=transport.limits.max_connections,
+        keepalive_timeout=transport.limits.keepalive_expiry,
+        ssl=transport.ssl_context,
+    )
+    return aiohttp.ClientSession(
+        connector=connector,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        max_line_size=MAX_HEADER_BYTES,
+        max_field_size=MAX_HEADER_BYTES,
+    )
 
 
 def check_supported(client: object) -> openai.OpenAI:
@@ -181,7 +205,8 @@ async def send(
         try:
             return await method(*args, **kwargs)  # type: ignore[operator]
         except openai.APITimeoutError as error:
-            raise _true_error(error, timeout) from error.__cause__
+            failed = _true_error(error, timeout)
+    raise failed  # out of the `except`, or the error that it corrects would be its context
 
 
 def _true_error(error: openai.APITimeoutError, timeout: float | None) -> Exception:
@@ -190,12 +215,30 @@ def _true_error(error: openai.APITimeoutError, timeout: float | None) -> Excepti
     The SDK's aiohttp transport translates every `ClientConnectionError` into a connect timeout,
     also 'Server disconnected'.
     """
-    cause = error.__cause__ and error.__cause__.__cause__
-    lost = isinstance(cause, aiohttp.ClientConnectionError)
-    if lost and not isinstance(cause, aiohttp.ServerTimeoutError):
-        return openai.APIConnectionError(request=error.request)
-    if timeout is not None:
-        return TimeoutError(
-            f"An attempt took longer than its timeout of {timeout} s. Give it more time (timeout=)."
-        )
+    lost = error.__cause__ and error.__cause__.__cause__
+    if isinstance(lost, aiohttp.ClientConnectionError) and not isinstance(
+        lost, aiohttp.ServerTimeoutError
+    ):
+        connection_error = openai.APIConnectionError(request=error.request)
+        connection_error.__cause__ = _transport_error(type(error.__cause__), lost)
+        return connection_error
+    if timeout is None:
+        return error
+    timeout_error = TimeoutError(
+        f"An attempt took longer than its timeout of {timeout} s. Give it more time (timeout=)."
+    )
+    timeout_error.__cause__ = error
+    return timeout_error
+
+
+def _transport_error(sibling: type, lost: aiohttp.ClientConnectionError) -> Exception:
+    """Make the error that the sync client's transport raises, of the same httpx as its sibling."""
+    name = "ReadError"
+    if isinstance(lost, aiohttp.ClientConnectorError):
+        name = "ConnectError"
+    elif isinstance(lost, aiohttp.ServerDisconnectedError):
+        name = "RemoteProtocolError"
+    httpx = sys.modules[sibling.__module__.partition(".")[0]]
+    error: Exception = getattr(httpx, name)(str(lost))
+    error.__cause__ = lost
     return error

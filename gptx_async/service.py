@@ -51,14 +51,29 @@ class Outcome(Generic[T]):
     error: BaseException | None = None
 
     def result(self) -> T:
-        """Return the value, or raise the exception."""
+        """Return the value, or raise the exception as if it had come up here."""
         if self.error is None:
             return cast(T, self.value)
+        first, context = self.error, self.error.__context__
         try:
             raise self.error
         finally:
+            # The raise has put what is being handled here, in a remedy say, in the place of the
+            # exception's own context. It belongs at the end of that.
+            if context is not None and first.__context__ is not context:
+                handled, first.__context__ = first.__context__, context
+                _append_context(context, handled)
             # Or the traceback, which holds this frame, keeps the outcome and all it holds alive.
-            del self
+            del self, first, context
+
+
+def _append_context(error: BaseException, last: BaseException | None) -> None:
+    seen = {id(last)}
+    while error.__context__ is not None and id(error) not in seen:
+        seen.add(id(error))
+        error = error.__context__
+    if id(error) not in seen:
+        error.__context__ = last
 
 
 class LoopScope:
