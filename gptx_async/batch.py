@@ -167,6 +167,9 @@ class Batch(Generic[A, T]):
                     await asyncio.sleep(0)
                 elif not await _wait_on_loop(self._arrivals, SLICE_SECONDS):
                     self._arrivals.check()
+        except GeneratorExit:  # thrown away with its loop, which nothing can be awaited on
+            self._cancel()
+            raise
         except BaseException as error:
             until = self._cancel()
             while self._is_in_flight() and (seconds := until - time.monotonic()) > 0:

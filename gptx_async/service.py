@@ -307,7 +307,7 @@ class _LoopThread:
             # Not in the caller's context: what the call opens, a connection say, outlives it, and
             # would keep the first caller's context variables (ogx-ai/ogx#5168).
             contextvars.Context().run(asyncio.run_coroutine_threadsafe, coroutine, self._loop)
-        except BaseException:
+        except Exception:  # not at an interrupt: the coroutine may be under way by now
             coroutine.close()
             self.pending.discard(call)
             raise
@@ -431,10 +431,14 @@ class LoopService:
         """Start without thread or loop; in a forked child, where the old lock may be held."""
         # Re-entrant: the garbage collector may run a `__del__` in here that makes a call.
         self._lock = threading.RLock()
+        self._pid = os.getpid()
+        _inherited.append(self._current)
         self._current = None
         self._starting = False
 
     def _start(self, call: Call[Any]) -> None:
+        if self._pid != os.getpid():  # forked by code that runs no hooks
+            self._become_new()
         self._check_thread("make a blocking call")
         if _is_exiting():
             raise _closed_error()
@@ -541,7 +545,6 @@ def _after_fork_in_child() -> None:
     global _default_lock
     _default_lock = threading.RLock()
     for service in [*_services]:
-        _inherited.append(service._current)
         service._become_new()
 
 

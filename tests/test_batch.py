@@ -495,6 +495,28 @@ def test_cancelling_run_async_cancels_the_calls_and_unwinds_the_items(nested: bo
     assert sorted(unwound) == [0, 1, 2, 3, 4]
 
 
+def test_a_coroutine_that_is_thrown_away_cancels_its_calls() -> None:
+    gate = Gate()
+    unwound: list[int] = []
+
+    def ask(index: int) -> object:
+        try:
+            return gate.ask(index)
+        finally:
+            unwound.append(index)
+
+    async def main() -> None:
+        coroutine = Batch(ask, range(3)).run_async()
+        task = asyncio.ensure_future(asyncio.to_thread(gate.wait_until, asked=3))
+        while not task.done():
+            coroutine.send(None)  # as a loop does, which this one then no longer is
+            await asyncio.sleep(0)
+        coroutine.close()
+
+    asyncio.run(main())
+    assert sorted(unwound) == [0, 1, 2]
+
+
 def test_blocking_a_running_loop_works_and_is_said_once(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
