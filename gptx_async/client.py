@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,7 @@ often has 1024.
 
 
 MAX_HEADER_BYTES = 100 * 1024
-"""The longest header of an answer; that of httpcore, on which the sync client stands."""
+"""How long, and how many, an answer's headers may be: httpcore's limit, so the sync client's."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,9 @@ class ClientSettings:
             max_connections=MAX_CONCURRENCY, max_keepalive_connections=MAX_CONCURRENCY
         )
         http_client = openai.DefaultAioHttpClient(limits=limits)
-        transport: Any = http_client._transport
-        transport.client = functools.partial(_build_session, transport)
+        for transport in [http_client._transport, *http_client._mounts.values()]:
+            if transport is not None:  # None where a proxy is not to be used
+                _liken_to_sync(transport)
         return openai.AsyncOpenAI(**self._arguments(), http_client=http_client)
 
     def _arguments(self) -> dict[str, Any]:
@@ -116,10 +117,17 @@ class ClientSettings:
         }
 
 
-def _build_session(transport: Any) -> aiohttp.ClientSession:
-    """Build aiohttp's session as the SDK's transport does, but for what the sync client bears.
+def _liken_to_sync(transport: Any) -> None:
+    """Let the SDK's aiohttp transport bear, and raise, what the sync client's does."""
+    transport.client = functools.partial(_build_session, transport)
+    transport.handle_async_request = functools.partial(_handle, transport.handle_async_request)
 
-    That is headers of more than 8 kB, and cookies that are kept once, by the SDK's own client.
+
+def _build_session(transport: Any) -> aiohttp.ClientSession:
+    """Build aiohttp's session as the transport does, but for headers and cookies.
+
+    Those of an answer may be as long and as many as the sync client takes; the cookies are kept by
+    the SDK's own client, and not a second time.
     """
     connector = aiohttp.TCPConnector(
         limit=transport.limits.max_connections,
@@ -131,7 +139,16 @@ def _build_session(transport: Any) -> aiohttp.ClientSession:
         cookie_jar=aiohttp.DummyCookieJar(),
         max_line_size=MAX_HEADER_BYTES,
         max_field_size=MAX_HEADER_BYTES,
+        max_headers=MAX_HEADER_BYTES,
     )
+
+
+async def _handle(handle: Callable[[Any], Awaitable[Any]], request: Any) -> Any:
+    """Send a request; an answer that is not HTTP is an error that the SDK knows and retries."""
+    try:
+        return await handle(request)
+    except aiohttp.ClientResponseError as error:
+        raise _httpx_error(type(request), "RemoteProtocolError", error) from error
 
 
 def check_supported(client: object) -> openai.OpenAI:
@@ -232,13 +249,18 @@ def _true_error(error: openai.APITimeoutError, timeout: float | None) -> Excepti
 
 
 def _transport_error(sibling: type, lost: aiohttp.ClientConnectionError) -> Exception:
-    """Make the error that the sync client's transport raises, of the same httpx as its sibling."""
+    """Make the error that the sync client's transport raises for a lost connection."""
     name = "ReadError"
     if isinstance(lost, aiohttp.ClientConnectorError):
         name = "ConnectError"
     elif isinstance(lost, aiohttp.ServerDisconnectedError):
         name = "RemoteProtocolError"
+    return _httpx_error(sibling, name, lost)
+
+
+def _httpx_error(sibling: type, name: str, cause: Exception) -> Exception:
+    """Make an error of the httpx that another class is of, which is httpx2 for openai 3."""
     httpx = sys.modules[sibling.__module__.partition(".")[0]]
-    error: Exception = getattr(httpx, name)(str(lost))
-    error.__cause__ = lost
+    error: Exception = getattr(httpx, name)(str(cause))
+    error.__cause__ = cause
     return error

@@ -54,10 +54,15 @@ class Gate:
                     loop, event = self._waiting.pop(name)
                     loop.call_soon_threadsafe(event.set)
 
-    def wait_until(self, *, asked: int = 0, resumed: int = 0) -> None:
+    def wait_until(self, *, asked: int = 0, resumed: int = 0, cancelled: int = 0) -> None:
         with self._changed:
             assert self._changed.wait_for(
-                lambda: len(self.asked) >= asked and len(self.resumed) >= resumed, 10
+                lambda: (
+                    len(self.asked) >= asked
+                    and len(self.resumed) >= resumed
+                    and len(self.cancelled) >= cancelled
+                ),
+                10,
             )
 
     async def answer(self, name: object) -> object:
@@ -71,7 +76,9 @@ class Gate:
         try:
             await event.wait()
         except asyncio.CancelledError:
-            self.cancelled.append(name)
+            with self._changed:
+                self.cancelled.append(name)
+                self._changed.notify_all()
             raise
         return name
 
@@ -113,21 +120,20 @@ def test_calls_are_sent_while_later_items_are_still_begun() -> None:
 
 def test_window_bounds_how_many_items_are_begun() -> None:
     gate = Gate()
-    begun: set[int] = set()
-    most = 0
+    begun: list[int] = []
 
     def ask(index: int) -> object:
-        nonlocal most
-        begun.add(index)
-        most = max(most, len(begun))
-        try:
-            return wait_for(gate.call(index))
-        finally:
-            begun.discard(index)
+        begun.append(index)
+        return gate.ask(index)
 
+    thread, results = in_thread(lambda: Batch(ask, range(20), window=7).run())
+    gate.wait_until(asked=7)
+    gate.let_go(3)
+    gate.wait_until(asked=8)
+    assert begun == list(range(8)), "one more for the one that ended"
     gate.let_go()
-    assert values(Batch(ask, range(50), window=7).run()) == list(range(50))
-    assert most == 7
+    thread.join(10)
+    assert values(results[0]) == list(range(20))
 
 
 def test_an_empty_batch_returns_at_once() -> None:
@@ -505,16 +511,24 @@ def test_a_coroutine_that_is_thrown_away_cancels_its_calls() -> None:
         finally:
             unwound.append(index)
 
-    async def main() -> None:
-        coroutine = Batch(ask, range(3)).run_async()
-        task = asyncio.ensure_future(asyncio.to_thread(gate.wait_until, asked=3))
-        while not task.done():
-            coroutine.send(None)  # as a loop does, which this one then no longer is
-            await asyncio.sleep(0)
+    coroutine = Batch(ask, range(3)).run_async()
+    loop = asyncio.new_event_loop()
+    try:
+        task = loop.create_task(coroutine)
+        loop.run_until_complete(asyncio.wait_for(wait_on(loop, gate), 10))
         coroutine.close()
+        assert sorted(unwound) == [0, 1, 2]
+        task.cancel()  # or asyncio complains that it was left
+        with pytest.raises((RuntimeError, asyncio.CancelledError)):
+            loop.run_until_complete(task)
+        loop.run_until_complete(loop.shutdown_default_executor())
+    finally:
+        loop.close()
+    gate.wait_until(cancelled=3)
 
-    asyncio.run(main())
-    assert sorted(unwound) == [0, 1, 2]
+
+async def wait_on(loop: asyncio.AbstractEventLoop, gate: Gate) -> None:
+    await loop.run_in_executor(None, lambda: gate.wait_until(asked=3))
 
 
 def test_blocking_a_running_loop_works_and_is_said_once(

@@ -146,6 +146,20 @@ def test_what_a_sync_client_sends_is_sent(fake_openai: FakeOpenAI) -> None:
         assert sent.headers[header] == expected.headers[header]
 
 
+def test_a_proxy_of_the_environment_is_used(
+    fake_openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server takes the proxy's part: it answers for a host that there is not."""
+    monkeypatch.delenv("NO_PROXY")
+    monkeypatch.setenv("HTTP_PROXY", fake_openai.base_url.removesuffix("/v1"))
+    client = openai.OpenAI(
+        api_key="sk-key", base_url="http://no-such-host.invalid/v1", max_retries=0
+    )
+    expected = client.chat.completions.create(**CHAT)
+    assert StandInClient(client, wait_for).chat.completions.create(**CHAT) == expected
+    assert [r.headers["Host"] for r in fake_openai.requests] == ["no-such-host.invalid"] * 2
+
+
 @pytest.mark.parametrize("when", ["before", "middle"])
 def test_a_lost_connection_is_no_timeout(
     stand_in: StandInClient, client: openai.OpenAI, fake_openai: FakeOpenAI, when: Any
