@@ -39,7 +39,7 @@ START_SECONDS = 10.0
 GRACE_SECONDS = 0.75
 """How long cancelled calls have for their clean-up: a Ctrl-C is to be raised within a second."""
 
-SLICE_SECONDS = 1.0
+SLICE_SECONDS = 0.5
 """The longest wait without a look at whether the thread is still alive."""
 
 

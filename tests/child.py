@@ -14,6 +14,7 @@ def run_child(
     strict: bool = True,
     seconds: float = 50.0,
     until: Callable[[], object] = lambda: None,
+    lines: int = 1,
 ) -> subprocess.CompletedProcess[str]:
     """Run a Python program, with a deadline.
 
@@ -25,6 +26,7 @@ def run_child(
         seconds: The deadline.
         until: Waits for something that the program brings about; the program then finds a line on
             its standard input.
+        lines: How many it finds there.
     """
     options = ["-X", "dev", "-W", "error"] if strict else []
     command = [sys.executable, *options, "-c", textwrap.dedent(program), *arguments]
@@ -32,7 +34,7 @@ def run_child(
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
         try:
             until()
-            output, errors = process.communicate("\n", timeout=seconds)
+            output, errors = process.communicate("\n" * lines, timeout=seconds)
         except BaseException:
             process.kill()
             raise

@@ -209,45 +209,6 @@ def test_a_remedy_in_a_batch_calls_back_without_blocking_the_others(
     assert outputs[1:] == [[f"answer to t{i}"] for i in range(20)]
 
 
-def test_ctrl_c_in_a_batch_is_raised_after_the_requests_are_gone(fake_openai: FakeOpenAI) -> None:
-    """In a child process: the interrupt is a real signal to a real main thread."""
-    program = """
-import os, signal, sys, threading
-import gptx_async
-from gptx_async.testing import FakeOpenAI
-from symai import Symbol
-sys.path.insert(0, sys.argv[1])
-from test_engine import argument
-
-with FakeOpenAI() as server:
-    os.environ["OPENAI_BASE_URL"] = server.base_url
-    engine = gptx_async.install("sk-key", "gpt-4o-mini")
-    engine.forward([argument("warm")])
-    server.clear()
-    server.hold()
-    def interrupt():
-        server.wait_for(lambda server: server.in_flight == 50)
-        os.kill(os.getpid(), signal.SIGINT)
-    threading.Thread(target=interrupt).start()
-    unwound = []
-    try:
-        engine.forward([argument(f"text {i}") for i in range(50)])
-    except KeyboardInterrupt:
-        server.wait_for(lambda server: server.disconnected == 50)
-        server.release()
-        print("interrupted;", len(engine.forward([argument("after")])[0]), "answer after it")
-"""
-    child = subprocess.run(
-        [sys.executable, "-c", program, os.path.dirname(__file__)],
-        capture_output=True,
-        text=True,
-        timeout=50,
-        check=False,
-    )
-    assert child.stdout.strip().endswith("interrupted; 1 answer after it"), child.stderr
-    assert child.returncode == 0
-
-
 @pytest.mark.parametrize("count", [1, 40])
 def test_forward_within_running_loops_in_many_threads(
     engine: AsyncGPTXBatchEngine, fake_openai: FakeOpenAI, count: int
