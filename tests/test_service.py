@@ -470,3 +470,38 @@ def test_outcome_raises_its_error_or_returns_its_value() -> None:
     assert Outcome(value=3).result() == 3
     with pytest.raises(ValueError, match="of the outcome"):
         Outcome(error=ValueError("of the outcome")).result()
+
+
+def raise_while_handling(error: Exception, handled: Exception) -> None:
+    try:
+        raise handled
+    except type(handled):
+        Outcome(error=error).result()
+
+
+def test_outcome_keeps_the_context_of_its_error_before_what_is_handled_here() -> None:
+    """A remedy calls back while the error that it remedies is being handled."""
+    error, inner, innermost = ValueError("error"), KeyError("inner"), OSError("innermost")
+    error.__context__, inner.__context__ = inner, innermost
+    handled = RuntimeError("handled here")
+    with pytest.raises(ValueError, match="error"):
+        raise_while_handling(error, handled)
+    assert error.__context__ is inner
+    assert inner.__context__ is innermost
+    assert innermost.__context__ is handled
+
+
+def test_outcome_without_context_gets_what_is_handled_here() -> None:
+    error, handled = ValueError("error"), RuntimeError("handled here")
+    with pytest.raises(ValueError, match="error"):
+        raise_while_handling(error, handled)
+    assert error.__context__ is handled
+
+
+def test_outcome_makes_no_circle_of_contexts() -> None:
+    error, inner = ValueError("error"), KeyError("inner")
+    error.__context__ = inner
+    with pytest.raises(ValueError, match="error"):
+        raise_while_handling(error, inner)
+    assert error.__context__ is inner
+    assert inner.__context__ is None
