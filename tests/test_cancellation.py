@@ -41,7 +41,9 @@ def engine(fake_openai: FakeOpenAI) -> Iterator[AsyncGPTXBatchEngine]:
     fake_openai.reply = lambda request: (
         HTTPFault(400) if user_text(request.body).startswith("bad") else echo(request)
     )
-    yield gptx_async.install(KEY, MODEL, client_max_retries=0)
+    engine = gptx_async.install(KEY, MODEL)
+    engine.client.max_retries = 0
+    yield engine
     gptx_async.uninstall()
 
 

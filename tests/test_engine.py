@@ -42,7 +42,8 @@ KEY, MODEL = "sk-of-the-tests", "gpt-4o-mini"
 
 @pytest.fixture
 def engine(fake_openai: FakeOpenAI) -> Iterator[AsyncGPTXBatchEngine]:
-    engine = gptx_async.install(KEY, MODEL, client_max_retries=0)
+    engine = gptx_async.install(KEY, MODEL)
+    engine.client.max_retries = 0
     yield engine
     gptx_async.uninstall()
 
