@@ -364,6 +364,7 @@ RUNNERS = [run_blocking, run_on_a_loop, run_within_an_item]
 def test_a_deadline_ends_what_is_not_answered_and_keeps_what_is(
     run: Callable[[Batch[Any, Any]], list[Outcome[Any]]],
 ) -> None:
+    """See zarr-python#3997: a timeout that cancels nothing."""
     gate = Gate()
     gate.let_go(0, 2)
     unwound: list[int] = []

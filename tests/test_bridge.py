@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import copy
+import gc
 import pickle
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -334,3 +337,35 @@ def test_a_call_can_be_cancelled_in_each_state(
         return int(loop_client.permits._value)
 
     assert Call(permits).wait().result() == MAX_CONCURRENCY
+    assert_all_at_once(stand_in, fake_openai)
+
+
+def assert_all_at_once(stand_in: StandInClient, fake_openai: FakeOpenAI) -> None:
+    """Cancelled requests leave no slot of the pool taken (encode/httpcore#1093)."""
+    fake_openai.hold()
+    with ThreadPoolExecutor(1) as pool:
+        batch = Batch(lambda _: stand_in.chat.completions.create(**CHAT), range(MAX_CONCURRENCY))
+        running = pool.submit(batch.run)
+        fake_openai.wait_for(lambda server: server.in_flight == MAX_CONCURRENCY)
+        fake_openai.release()
+        assert all(outcome.error is None for outcome in running.result(30))
+
+
+class Value:
+    """What a caller keeps in a context variable."""
+
+
+def test_the_service_keeps_no_context_variable_of_a_caller(stand_in: StandInClient) -> None:
+    """A connection outlives its first caller; its timers kept that one's (ogx-ai/ogx#5168)."""
+    variable: contextvars.ContextVar[Value] = contextvars.ContextVar("variable")
+
+    def ask() -> weakref.ref[Value]:
+        value = Value()
+        variable.set(value)
+        stand_in.chat.completions.create(**CHAT)
+        Batch(lambda _: stand_in.chat.completions.create(**CHAT), range(3)).run()
+        return weakref.ref(value)
+
+    reference = contextvars.Context().run(ask)
+    gc.collect()
+    assert reference() is None

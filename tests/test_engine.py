@@ -157,7 +157,7 @@ def test_a_batch_of_five_thousand(engine: AsyncGPTXBatchEngine, fake_openai: Fak
 def test_twenty_batches_in_a_row_lose_nothing(
     engine: AsyncGPTXBatchEngine, fake_openai: FakeOpenAI
 ) -> None:
-    """An `asyncio.run` per batch over one client loses every second one."""
+    """An `asyncio.run` per batch over one client loses every second one (openai-python#1254)."""
     fake_openai.reply = echo
     for batch in range(20):
         outputs, _ = engine.forward([argument(f"{batch}-{i}") for i in range(10)])

@@ -64,7 +64,7 @@ print(ask("after the fork"))
 def test_the_parents_requests_finish_when_it_forks_in_the_middle_of_them(
     fake_openai: FakeOpenAI, leave: str
 ) -> None:
-    """An inherited client that the child closes takes the parent's sockets out of the epoll."""
+    """A child that closes what it inherits takes the parent's sockets away (redis-py#2910)."""
     fake_openai.latency = lambda request: 1.0 if "of the parent" in str(request.body) else 0.0
     lines, errors, code = run(FORKED_CHILD.format(leave=leave))
     assert sorted(lines[:2]) == ["answer to of the child", "child ended with 0"], errors
@@ -73,6 +73,7 @@ def test_the_parents_requests_finish_when_it_forks_in_the_middle_of_them(
 
 
 def test_a_fork_from_a_thread_while_another_holds_the_start_lock() -> None:
+    """See fsspec/filesystem_spec#1790, zarr-python#2812: the child hangs."""
     lines, errors, code = run("""
 service = default_service()
 held, go_on = threading.Event(), threading.Event()
@@ -159,7 +160,7 @@ ask()
 
 @pytest.mark.parametrize("warm", [True, False])
 def test_calls_in_exit_handlers_before_and_after_ours_answer_or_fail(warm: bool) -> None:
-    """Handlers run in the reverse of their order; ours is registered by the import."""
+    """They run in the reverse of their order; ours comes with the import (cpython#113964)."""
     program = (
         """
 import atexit
@@ -194,6 +195,7 @@ import asks_when_imported
 
 
 def test_a_call_of_a_finaliser_on_the_loop_thread_fails_and_the_loop_lives() -> None:
+    """See h5py#2019."""
     lines, errors, _ = run("""
 class Asks:
     def __init__(self):

@@ -136,6 +136,7 @@ def test_close_on_the_loop_thread_raises_at_once(service: LoopService) -> None:
 
 
 def test_run_after_the_thread_died_starts_a_new_one(service: LoopService) -> None:
+    """See fsspec/filesystem_spec#1723: the waiter waits for ever."""
     sleeper = Sleeper()
     waiter, results = in_thread(lambda: service.run(sleeper))
     assert sleeper.began.wait(10)
@@ -204,6 +205,8 @@ def test_start_failing_for_want_of_descriptors_is_an_error_and_the_next_call_wor
 def test_start_failing_for_want_of_threads_is_an_error_and_the_next_call_works(
     service: LoopService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """See anyio#195: a start that fails hangs its caller."""
+
     def fail(self: threading.Thread) -> NoReturn:
         raise RuntimeError("can't start new thread")
 
@@ -288,6 +291,8 @@ def test_close_is_bounded_though_a_task_ignores_cancellation() -> None:
 
 
 def test_start_and_close_leave_no_thread_and_no_descriptor() -> None:
+    """See dask#4072: descriptors leak per start and stop."""
+
     def cycle() -> None:
         service = LoopService()
         service.run(name_of_thread)
@@ -304,6 +309,7 @@ def test_start_and_close_leave_no_thread_and_no_descriptor() -> None:
 
 
 def test_calls_while_another_thread_closes_all_return() -> None:
+    """See bellows#745, asgiref#545: a submit that races with the stop."""
     service = LoopService()
     service.run(name_of_thread)
     go = threading.Barrier(51)
@@ -322,6 +328,7 @@ def test_calls_while_another_thread_closes_all_return() -> None:
 
 
 def test_no_context_variable_of_a_caller_is_seen_on_the_loop(service: LoopService) -> None:
+    """See ogx-ai/ogx#5168."""
     variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
 
     async def read(_scope: LoopScope) -> str:
@@ -335,6 +342,7 @@ def test_no_context_variable_of_a_caller_is_seen_on_the_loop(service: LoopServic
 
 
 def test_a_cancelled_call_ends_after_its_clean_up(service: LoopService) -> None:
+    """See python/cpython#105836: cancelled is not yet cleaned up."""
     sleeper = Sleeper()
     done = threading.Event()
     call: Call[None] = Call(sleeper, service)
@@ -358,7 +366,7 @@ def test_a_call_cancelled_before_its_start_never_begins(service: LoopService) ->
 
 
 def test_ctrl_c_cancels_the_coroutine_before_it_is_raised() -> None:
-    """The prototypes of fsspec and zarr raise at once and leave the coroutine running."""
+    """Others raise at once and leave the coroutine running (synchronicity#166, lancedb#2898)."""
     completed = run_child("""
         import asyncio, os, signal
         from gptx_async.service import default_service
