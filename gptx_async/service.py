@@ -39,8 +39,12 @@ START_SECONDS = 10.0
 GRACE_SECONDS = 0.75
 """How long cancelled calls have for their clean-up: a Ctrl-C is to be raised within a second."""
 
-SLICE_SECONDS = 0.5
-"""The longest wait without a look at whether the thread is still alive."""
+SLICE_SECONDS = 0.25
+"""The longest wait without a look at whether the loop's thread and the main thread are alive.
+
+Jupyter kills a kernel that has not ended by itself 2.5 s after it was told to: the waits must not
+take most of that.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,9 +177,10 @@ class Call(Generic[T]):
         thread = self._thread
         if thread is not None and not thread.is_alive():
             self._finish(Outcome(error=thread.death()))
-        elif _is_exiting():
-            self.cancel()
+        elif thread is not None and _is_exiting():
+            # In this order: a cancelled task has an outcome of its own, and only the first counts.
             self._finish(Outcome(error=_closed_error()))
+            thread.cancel(self)
 
     def wait(self) -> Outcome[T]:
         """Start the call and block this thread until it is done.
