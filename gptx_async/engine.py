@@ -11,8 +11,11 @@ client that it calls is a stand-in, and the three ways a call can go from there 
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
+import operator
+import reprlib
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -88,7 +91,6 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
     ) -> None:
         # Not BatchEngine.__init__: it would set anew what is read through to the sync engine, and
         # add a second handler to the root logger, so that each line is printed twice.
-        _check_above_zero(window=window, deadline=deadline, timeout=timeout)
         self._sync_engine = sync_engine
         self.window = window
         self.deadline = deadline
@@ -225,6 +227,8 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
         return getattr(self._sync_engine, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name in _LIMITS:
+            value = _checked_limit(name, value)
         if name in _OWN_ATTRIBUTES or hasattr(type(self), name):
             object.__setattr__(self, name, value)
             return
@@ -309,7 +313,8 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
         deadline: float | None,
         timeout: float | None,
     ) -> Batch[Any, Answer]:
-        _check_above_zero(deadline=deadline, timeout=timeout)
+        deadline = _checked_limit("deadline", deadline)
+        timeout = _checked_limit("timeout", timeout)
         if deadline is None and not is_item():
             deadline = self.deadline
         if timeout is None:
@@ -549,12 +554,34 @@ def _setting(name: str, given: str | None, key: str) -> str:
     return str(value)
 
 
-def _check_above_zero(**limits: float | None) -> None:
-    for name, value in limits.items():
-        if value is not None and not value > 0:
-            raise ConfigurationError(
-                f"{name} is {value}, but has to be above 0. Give more, or none."
-            )
+def _checked_limit(name: str, value: Any) -> Any:
+    """Return a limit of the engine or of a call as the number that it stands for.
+
+    Raises:
+        ConfigurationError: It stands for none, or for one that is not above 0.
+    """
+    if value is None and name != "window":
+        return None
+    number: float = 0
+    with contextlib.suppress(Exception):  # whatever it is that stands for no number
+        if name == "window":
+            number = operator.index(value)
+        elif not isinstance(value, (str, bytes)):  # which float() would read
+            number = float(min(value, threading.TIMEOUT_MAX))
+    if not number > 0:
+        what = "a whole number of items" if name == "window" else "a number of seconds"
+        raise ConfigurationError(
+            f"{name} is {_shown(value)}, but has to be {what} above 0"
+            + ("." if name == "window" else ", or None for no limit.")
+        )
+    return number
+
+
+def _shown(value: Any) -> str:
+    try:
+        return reprlib.repr(value)
+    except Exception:
+        return f"a {type(value).__name__}"
 
 
 def _quiet_transport_loggers() -> None:
@@ -567,7 +594,11 @@ def _answer(outcome: Outcome[Answer]) -> Answer:
     """Return an item's answer, or what stands in its place when it failed."""
     if outcome.error is None:
         return outcome.result()
-    return [str(outcome.error)], {"error": True, "raw_output": None, "exception": outcome.error}
+    try:
+        text = str(outcome.error)
+    except Exception:  # whatever a remedy or a handler may raise: its item has failed, no other
+        text = f"{type(outcome.error).__name__}, whose text cannot be made"
+    return [text], {"error": True, "raw_output": None, "exception": outcome.error}
 
 
 def _transpose(
@@ -624,9 +655,9 @@ def _texts(response: Any) -> list[Any]:
         return []
 
 
-_OWN_ATTRIBUTES = frozenset(
-    {"_callback", "_sync_engine", "_thread_local", "deadline", "timeout", "window"}
-)
+_LIMITS = frozenset({"deadline", "timeout", "window"})
+
+_OWN_ATTRIBUTES = _LIMITS | {"_callback", "_sync_engine", "_thread_local"}
 
 _installed: dict[str, Any] = {}
 """The engine that `install` registered, and what was registered before it."""

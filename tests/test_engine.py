@@ -17,6 +17,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from typing import Any
 
 import openai
@@ -395,8 +396,45 @@ def test_a_deadline_holds_for_the_batches_of_a_scheduler(
 
 @pytest.mark.parametrize("option", ["window", "deadline", "timeout"])
 def test_a_limit_that_is_none_is_refused(fake_openai: FakeOpenAI, option: str) -> None:
-    with pytest.raises(ConfigurationError, match=f"{option} is 0, but has to be above 0"):
+    with pytest.raises(ConfigurationError, match=f"{option} is 0, but has to be .* above 0"):
         AsyncGPTXBatchEngine(KEY, MODEL, **{option: 0})
+
+
+@pytest.mark.parametrize("value", [float("nan"), "5", b"5", [5], 1j, object(), -1])
+@pytest.mark.parametrize("option", ["window", "deadline", "timeout"])
+def test_a_limit_that_is_no_number_is_refused_wherever_it_is_given(
+    engine: AsyncGPTXBatchEngine, option: str, value: Any
+) -> None:
+    with pytest.raises(ConfigurationError, match=f"^{option} is .*, but has to be"):
+        setattr(engine, option, value)
+    if option != "window":
+        with pytest.raises(ConfigurationError, match=f"^{option} is .*, but has to be"):
+            engine.forward([argument("text")], **{option: value})
+
+
+def test_a_limit_of_any_size_holds(engine: AsyncGPTXBatchEngine, fake_openai: FakeOpenAI) -> None:
+    fake_openai.reply = echo
+    deadlines: list[Any] = [10**400, float("inf"), Decimal(30)]
+    for deadline in deadlines:
+        outputs, _ = engine.forward([argument("text")], deadline=deadline)
+        assert outputs == [["answer to text"]]
+
+
+def test_an_error_whose_text_cannot_be_made_fails_its_item_only(
+    engine: AsyncGPTXBatchEngine, fake_openai: FakeOpenAI
+) -> None:
+    class SpeechlessError(Exception):
+        def __str__(self) -> str:
+            raise LookupError("no text")
+
+    def handler(_given: Any) -> None:
+        raise SpeechlessError
+
+    fake_openai.reply = echo
+    first, second = engine([argument("bad", input_handler=handler), argument("good")])
+    assert first[0] == ["SpeechlessError, whose text cannot be made"]
+    assert isinstance(first[1]["exception"], SpeechlessError)
+    assert second[0] == ["answer to good"]
 
 
 def test_the_limits_survive_a_pickle(fake_openai: FakeOpenAI) -> None:
