@@ -366,7 +366,7 @@ def _warn_of_a_blocked_loop() -> None:
     loop, and wait for what they call.
     """
     global _has_warned
-    if _has_warned or asyncio._get_running_loop() is None or "ipykernel" in sys.modules:
+    if _has_warned or asyncio._get_running_loop() is None or _is_in_notebook():
         return
     _has_warned = True
     logger.warning(
@@ -374,6 +374,11 @@ def _warn_of_a_blocked_loop() -> None:
         "else on it goes on until the answer is there. In a coroutine use "
         "`await engine.aforward([...])`. This is said once."
     )
+
+
+def _is_in_notebook() -> bool:
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")
 
 
 def _deadline_error(deadline: float | None, answered: int, count: int) -> errors.TimeoutError:

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import types
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -562,7 +563,8 @@ def test_blocking_the_loop_of_a_notebook_is_not_said(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batch_module, "_has_warned", False)
-    monkeypatch.setitem(sys.modules, "ipykernel", batch_module)
+    shell = types.SimpleNamespace(kernel="a kernel")
+    monkeypatch.setattr("IPython.get_ipython", lambda: shell)
     gate = Gate()
     gate.let_go()
 
