@@ -189,11 +189,12 @@ class Batch(Generic[A, T]):
             return None
         clock = Call(lambda _scope: asyncio.sleep(seconds))
         with contextlib.suppress(errors.ServiceError):  # the calls of the items say so themselves
-            clock.start(self._end_in_time)
+            clock.start(functools.partial(self._end_in_time, clock))
         return clock
 
-    def _end_in_time(self) -> None:
-        self._is_late = True
+    def _end_in_time(self, clock: Call[None]) -> None:
+        # A clock that was stopped, by a service that closes say, has not run out.
+        self._is_late = clock.outcome is not None and clock.outcome.error is None
         self._arrivals.wake()
 
     def _goes_on(self) -> bool:

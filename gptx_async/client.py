@@ -52,7 +52,7 @@ class ClientSettings:
     """
 
     api_key: str = field(repr=False)
-    base_url: str
+    base_url: str = field(repr=False)  # it may hold a password
     organization: str | None
     project: str | None
     timeout: Any
@@ -129,7 +129,7 @@ def _build_session(transport: Any) -> aiohttp.ClientSession:
     Those of an answer may be as long and as many as the sync client takes; the cookies are kept by
     the SDK's own client, and not a second time.
     """
-    connector = aiohttp.TCPConnector(
+    connector = _Connector(
         limit=transport.limits.max_connections,
         keepalive_timeout=transport.limits.keepalive_expiry,
         ssl=transport.ssl_context,
@@ -141,6 +141,20 @@ def _build_session(transport: Any) -> aiohttp.ClientSession:
         max_field_size=MAX_HEADER_BYTES,
         max_headers=MAX_HEADER_BYTES,
     )
+
+
+class _Connector(aiohttp.TCPConnector):
+    """A pool that gives out no connection on which something came that nobody asked for.
+
+    aiohttp would take it for the answer of the next request.
+    """
+
+    async def _get(self, *args: Any) -> Any:
+        while (connection := await super()._get(*args)) is not None:
+            if connection.protocol is not None and not connection.protocol.should_close:
+                return connection
+            connection.close()
+        return None
 
 
 async def _handle(handle: Callable[[Any], Awaitable[Any]], request: Any) -> Any:

@@ -19,7 +19,7 @@ import pytest
 from gptx_async import batch as batch_module
 from gptx_async.batch import Batch, attempt_timeout, is_item, wait_for
 from gptx_async.errors import CallCancelledError, GPTXAsyncError, ServiceClosedError
-from gptx_async.service import Call, LoopScope, LoopService, Outcome
+from gptx_async.service import Call, LoopScope, LoopService, Outcome, default_service
 
 
 class Gate:
@@ -397,6 +397,15 @@ def test_a_deadline_that_does_not_pass_changes_nothing(
     gate = Gate()
     gate.let_go()
     assert values(run(Batch(gate.ask, range(6), deadline=30))) == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_service_that_closes_is_no_deadline_that_passed() -> None:
+    gate = Gate()
+    thread, results = in_thread(lambda: Batch(gate.ask, range(8), deadline=60).run())
+    gate.wait_until(asked=8)
+    default_service().close()
+    thread.join(10)
+    assert [type(outcome.error) for outcome in results[0]] == [ServiceClosedError] * 8
 
 
 def test_what_was_not_begun_by_the_deadline_is_never_sent() -> None:

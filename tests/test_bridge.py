@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import copy
+import fcntl
 import gc
+import json
 import pickle
+import socket
+import termios
 import threading
+import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -369,3 +375,46 @@ def test_the_service_keeps_no_context_variable_of_a_caller(stand_in: StandInClie
     reference = contextvars.Context().run(ask)
     gc.collect()
     assert reference() is None
+
+
+def answer_bytes(content: str) -> bytes:
+    message = {"role": "assistant", "content": content}
+    body = json.dumps(
+        {
+            "id": "1",
+            "object": "chat.completion",
+            "created": 1,
+            "model": "gpt-4o-mini",
+            "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
+        }
+    )
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+    return f"{head}\r\n{body}".encode()
+
+
+def test_an_answer_that_nobody_asked_for_is_not_that_of_the_next_request() -> None:
+    """It lies on a connection that is kept; aiohttp takes it for what the next request gets."""
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        server.settimeout(10)
+        host, port = server.getsockname()
+        client = openai.OpenAI(api_key="sk-key", base_url=f"http://{host}:{port}/v1", max_retries=0)
+        ask = StandInClient(client, wait_for).chat.completions.create
+        pool = stack.enter_context(ThreadPoolExecutor(1))
+        for asked in range(2):
+            answer = pool.submit(ask, **CHAT)
+            connection, _ = server.accept()  # the second time too: the first is not used again
+            stack.enter_context(connection).recv(65536)
+            connection.sendall(answer_bytes(f"answer {asked}"))
+            assert answer.result(10).choices[0].message.content == f"answer {asked}"
+            connection.sendall(answer_bytes("for somebody else"))
+            arrived_at_the_client(connection)
+
+
+def arrived_at_the_client(connection: socket.socket) -> None:
+    """Wait until the loop has read what was sent: nothing of it waits in the kernel any more."""
+    deadline = time.monotonic() + 10
+    while fcntl.ioctl(connection, termios.TIOCOUTQ, b"\0" * 4) != b"\0" * 4:
+        assert time.monotonic() < deadline
+    for _ in range(3):
+        default_service().run(lambda _scope: asyncio.sleep(0))
