@@ -259,10 +259,9 @@ def engines() -> Iterator[tuple[Any, AsyncGPTXBatchEngine]]:
     environment = pytest.MonkeyPatch()
     with FakeOpenAI(reply, keep_requests=10) as server:
         environment.setenv("OPENAI_BASE_URL", server.base_url)
-        yield (
-            GPTXChatEngine(KEY, MODEL, client_max_retries=0),
-            AsyncGPTXBatchEngine(KEY, MODEL, client_max_retries=0),
-        )
+        sync = GPTXChatEngine(KEY, MODEL, client_max_retries=0)
+        yield sync, AsyncGPTXBatchEngine(KEY, MODEL, client_max_retries=0)
+        sync.client.close()
     environment.undo()
     default_service().close()
 
@@ -518,10 +517,11 @@ def test_a_limit_may_be_any_number_above_zero(subject: Subject, limit: float) ->
         outputs, metadatas = subject.in_thread(
             lambda name=name: subject.engine.forward([make_argument("text")], **{name: limit})
         ).result(DEADLINE)
-        if limit < 1e-3:
-            assert isinstance(metadatas[0]["exception"], TimeoutError)
-        else:
+        error = metadatas[0].get("exception")
+        if limit >= 1e-3 or error is None:  # an answer may be as quick as the shortest limit
             assert outputs[0][0].startswith("text")
+        else:
+            assert isinstance(error, TimeoutError)
 
 
 def test_a_service_that_ends_is_no_deadline(subject: Subject) -> None:
@@ -656,4 +656,5 @@ def test_a_payload_that_is_slow_to_read_does_not_keep_the_others_waiting(
         assert subject.in_thread(ask).result(5)[0][0].startswith("text")
     finally:
         go_on.set()
-    assert slow.result(DEADLINE)[0][0].startswith("text")
+        answers = slow.result(DEADLINE)
+    assert answers[0][0].startswith("text")

@@ -160,11 +160,13 @@ def module_engines() -> Iterator[tuple[HostileServer, Any, AsyncGPTXBatchEngine]
     with HostileServer(lambda received, connection: connection.sendall(good(received))) as server:
         environment.setenv("OPENAI_BASE_URL", server.base_url)
         options = {"client_max_retries": 0, "client_timeout": 10.0}
+        sync = GPTXChatEngine(KEY, MODEL, **options)
         yield (
             server,
-            GPTXChatEngine(KEY, MODEL, **options),
+            sync,
             AsyncGPTXBatchEngine(KEY, MODEL, client_max_retries=0, client_timeout=10.0),
         )
+        sync.client.close()
     environment.undo()
     default_service().close()
 
