@@ -200,6 +200,7 @@ class _LoopClient:
         self.permits = asyncio.Semaphore(MAX_CONCURRENCY)
 
     async def close(self) -> None:
+        """Close the connections, on the loop that opened them."""
         await self.sdk.close()
 
 

@@ -257,7 +257,7 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
             "class": type(self._sync_engine),
             "attributes": attributes,
             "settings": None if client is None else client.settings,
-            "options": {name: getattr(self, name) for name in ("window", "deadline", "timeout")},
+            "options": {name: getattr(self, name) for name in _LIMITS},
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
