@@ -7,8 +7,12 @@ whoever made the stand-in.
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import functools
-from collections.abc import Callable
+import inspect
+import os
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import openai
@@ -25,6 +29,10 @@ _CLIENT_CALLS = frozenset({"delete", "get", "patch", "post", "put"})
 
 _STREAMS = frozenset({"connect", "create_and_stream", "stream", "with_streaming_response"})
 """What hands out an open connection, which its caller's thread reads: left to the sync client."""
+
+_SCALARS = frozenset({str, int, float, bool, type(None)})
+
+_SDK_FOLDER = os.path.dirname(openai.__file__) + os.sep
 
 _COPIES = frozenset({"copy", "with_options"})
 
@@ -126,6 +134,7 @@ class _Method:
         if kwargs.get("stream"):
             return self._sync_method(*args, **kwargs)
         stand_in = self._stand_in
+        args, kwargs = _made_plain(self._sync_method, args, kwargs)
         timeout = stand_in._attempt_timeout()
         send = functools.partial(clients.send, stand_in.settings, self._path, args, kwargs, timeout)
         try:
@@ -137,6 +146,83 @@ class _Method:
 
     def __repr__(self) -> str:
         return f"<{'.'.join(self._path)} of {self._stand_in!r}>"
+
+
+def _made_plain(
+    method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Read the arguments that run code of their own when they are read, here and not on the loop.
+
+    A generator of tools, say, could be slow, or ask the engine. It is read by the SDK's own
+    method of the sync client, so that what that one refuses is refused here, too.
+    """
+    with contextlib.suppress(RecursionError):  # it holds itself, as the SDK will find
+        if not all(_is_plain(value) for value in (*args, *kwargs.values())):
+            body = _body_of(method, args, kwargs)
+            kwargs = {name: _plain(body.get(name, value)) for name, value in kwargs.items()}
+            args = tuple(_plain(value) for value in args)
+    return args, kwargs
+
+
+def _is_plain(value: object) -> bool:
+    kind = type(value)
+    if kind is dict:
+        return all(type(name) is str and _is_plain(each) for name, each in value.items())  # type: ignore[attr-defined]
+    if kind is list or kind is tuple:
+        return all(_is_plain(each) for each in value)  # type: ignore[attr-defined]
+    return kind in _SCALARS or kind.__module__.partition(".")[0] == "openai"
+
+
+def _plain(value: Any) -> Any:
+    """Copy what JSON has a form for; anything else is left for the SDK to refuse."""
+    if _is_plain(value):
+        return value
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    return value
+
+
+def _body_of(
+    method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Mapping[str, Any]:
+    """Return the body that a method of a sync resource would send, or {} if that is not known.
+
+    Raises:
+        Exception: What the method raises over its arguments.
+    """
+    resource = getattr(method, "__self__", None)
+    # The SDK's own function, not that of a package which has patched it: nothing is sent here.
+    function = inspect.unwrap(getattr(method, "__func__", method), stop=_is_of_the_sdk)
+    if not _is_resource(resource) or not _is_of_the_sdk(function):
+        return {}
+    resource = copy.copy(resource)
+    for name, value in [*vars(resource).items()]:
+        if inspect.ismethod(value):  # _post, _get and their like
+            setattr(resource, name, _tell_body)
+    try:
+        function(resource, *args, **kwargs)
+    except _Body as told:
+        return told.body
+    return {}
+
+
+class _Body(BaseException):
+    """Takes the body out of the method that would send it."""
+
+    def __init__(self, body: object) -> None:
+        super().__init__()
+        self.body: Mapping[str, Any] = body if isinstance(body, Mapping) else {}
+
+
+def _tell_body(*_args: Any, body: object = None, **_options: Any) -> None:
+    raise _Body(body)
+
+
+def _is_of_the_sdk(function: Any) -> bool:
+    code = getattr(function, "__code__", None)
+    return code is not None and code.co_filename.startswith(_SDK_FOLDER)
 
 
 def _is_resource(value: object) -> bool:

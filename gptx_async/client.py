@@ -7,9 +7,11 @@ SDK's default one does. httpx is not imported by name: openai 3 stands on httpx2
 from __future__ import annotations
 
 import asyncio
+import builtins
 import functools
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +36,9 @@ often has 1024.
 
 MAX_HEADER_BYTES = 100 * 1024
 """How long, and how many, an answer's headers may be: httpcore's limit, so the sync client's."""
+
+
+_attempt_timeout: ContextVar[float | None] = ContextVar("_attempt_timeout", default=None)
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ class ClientSettings:
         """What tells these settings from others, hashable: timeouts and mappings are not."""
         return (
             ClientSettings,
-            self.api_key,
+            str(self.api_key),  # whatever it was built with: a list is not hashable
             self.base_url,
             self.organization,
             self.project,
@@ -99,6 +104,7 @@ class ClientSettings:
             max_connections=MAX_CONCURRENCY, max_keepalive_connections=MAX_CONCURRENCY
         )
         http_client = openai.DefaultAioHttpClient(limits=limits)
+        http_client.send = functools.partial(_send_in_time, http_client.send)  # type: ignore[method-assign]
         for transport in [http_client._transport, *http_client._mounts.values()]:
             if transport is not None:  # None where a proxy is not to be used
                 _liken_to_sync(transport)
@@ -157,12 +163,31 @@ class _Connector(aiohttp.TCPConnector):
         return None
 
 
-async def _handle(handle: Callable[[Any], Awaitable[Any]], request: Any) -> Any:
-    """Send a request; an answer that is not HTTP is an error that the SDK knows and retries."""
+async def _send_in_time(send: Callable[..., Awaitable[Any]], request: Any, **options: Any) -> Any:
+    """Send a request and read the answer within the time that an attempt may take.
+
+    The transports bound each read alone, so that an answer that drips would never end.
+    """
     try:
-        return await handle(request)
+        async with asyncio.timeout(_attempt_timeout.get()):
+            return await send(request, **options)
+    except builtins.TimeoutError as error:
+        raise _httpx_error(type(request), "ReadTimeout", error) from error
+
+
+async def _handle(handle: Callable[[Any], Awaitable[Any]], request: Any) -> Any:
+    """Send a request; what is not HTTP, here or there, is an error that the SDK knows."""
+    try:
+        response = await handle(request)
     except aiohttp.ClientResponseError as error:
         raise _httpx_error(type(request), "RemoteProtocolError", error) from error
+    except ValueError as error:  # a key with a line's end in it, say
+        raise _httpx_error(type(request), "LocalProtocolError", error) from error
+    if sum(len(name) + len(value) for name, value in response.headers.raw) > MAX_HEADER_BYTES:
+        await response.aclose()
+        too_long = ValueError(f"The answer's headers are longer than {MAX_HEADER_BYTES} bytes.")
+        raise _httpx_error(type(request), "RemoteProtocolError", too_long)
+    return response
 
 
 def check_supported(client: object) -> openai.OpenAI:
@@ -231,6 +256,7 @@ async def send(
     """
     if timeout is not None:
         kwargs = {**kwargs, "timeout": timeout}
+        _attempt_timeout.set(timeout)  # in the context of this call's own task
     client = scope.get(settings.key, lambda: _LoopClient(settings), _LoopClient.close)
     async with client.permits:
         method = functools.reduce(getattr, path, client.sdk)

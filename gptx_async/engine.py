@@ -404,7 +404,11 @@ class AsyncGPTXBatchEngine(AsyncBatchEngine):
         timeout: float | None = None,
     ) -> None:
         options = {"client_timeout": client_timeout, "client_max_retries": client_max_retries}
-        given = {name: value for name, value in options.items() if value is not None}
+        given = {
+            name: _checked_limit(name, value)
+            for name, value in options.items()
+            if value is not None
+        }
         super().__init__(
             _build_chat_engine(api_key, model, given),
             window=window,
@@ -451,7 +455,7 @@ class _Query:
             response = wait_for(self._call)
         except Exception as error:
             self._outcome = Outcome(error=error)
-            raise
+            return _failed(error)
         self._outcome = Outcome(value=response)
         return _texts(response), {"raw_output": response}
 
@@ -562,17 +566,19 @@ def _checked_limit(name: str, value: Any) -> Any:
     """
     if value is None and name != "window":
         return None
-    number: float = 0
+    if name == "client_timeout" and isinstance(value, openai.Timeout):
+        return value
+    number: float = -1
+    what, least = _WHOLE_NUMBERS.get(name, ("a number of seconds above 0", None))
     with contextlib.suppress(Exception):  # whatever it is that stands for no number
-        if name == "window":
+        if least is not None:
             number = operator.index(value)
         elif not isinstance(value, (str, bytes)):  # which float() would read
             number = float(min(value, threading.TIMEOUT_MAX))
-    if not number > 0:
-        what = "a whole number of items" if name == "window" else "a number of seconds"
+    if not (number > 0 if least is None else number >= least):
         raise ConfigurationError(
-            f"{name} is {_shown(value)}, but has to be {what} above 0"
-            + ("." if name == "window" else ", or None for no limit.")
+            f"{name} is {_shown(value)}, but has to be {what}"
+            + ("." if name == "window" else ", or None.")
         )
     return number
 
@@ -594,11 +600,30 @@ def _answer(outcome: Outcome[Answer]) -> Answer:
     """Return an item's answer, or what stands in its place when it failed."""
     if outcome.error is None:
         return outcome.result()
+    _hide_key(outcome.error)
+    return _failed(outcome.error)
+
+
+def _failed(error: BaseException) -> Answer:
+    """Return what stands in the place of the answer of an item that failed."""
     try:
-        text = str(outcome.error)
+        text = str(error)
     except Exception:  # whatever a remedy or a handler may raise: its item has failed, no other
-        text = f"{type(outcome.error).__name__}, whose text cannot be made"
-    return [text], {"error": True, "raw_output": None, "exception": outcome.error}
+        text = f"{type(error).__name__}, whose text cannot be made"
+    return [text], {"error": True, "raw_output": None, "exception": error}
+
+
+def _hide_key(error: BaseException | None) -> None:
+    """Take the key out of the requests that the SDK's errors hold: results are pickled and kept."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, openai.APIError):
+            responses = [error.response] if isinstance(error, openai.APIStatusError) else []
+            responses += [earlier for response in responses for earlier in response.history]
+            for request in [error.request, *(response.request for response in responses)]:
+                request.headers["authorization"] = "[secure]"
+        error = error.__cause__ or error.__context__
 
 
 def _transpose(
@@ -656,6 +681,12 @@ def _texts(response: Any) -> list[Any]:
 
 
 _LIMITS = frozenset({"deadline", "timeout", "window"})
+
+_WHOLE_NUMBERS = {
+    "client_max_retries": ("a whole number, 0 or above", 0),
+    "window": ("a whole number of items above 0", 1),
+}
+"""The limits that are whole numbers: what to call them, and the least that they may be."""
 
 _OWN_ATTRIBUTES = _LIMITS | {"_callback", "_sync_engine", "_thread_local"}
 

@@ -21,6 +21,8 @@ from loguru import logger
 
 from gptx_async.offline import provide_vocabularies
 
+pytest_plugins = ["secrets_scan"]
+
 SYMAI_CONFIG = {
     "NEUROSYMBOLIC_ENGINE_API_KEY": "sk-config",
     "NEUROSYMBOLIC_ENGINE_MODEL": "gpt-4o-mini",

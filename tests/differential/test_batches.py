@@ -54,8 +54,18 @@ def ask_one(engine: Any, ask: Ask, argument: Any) -> Any:
             engine.prepare(argument)
         outputs, metadata = ask(argument)
     except Exception as error:
-        return {"error": error_of(error)}
+        return {"error": without_key(error_of(error))}
     return {"outputs": plain(outputs), "metadata": plain(metadata)}
+
+
+def without_key(error: Any) -> Any:
+    """Say of an error what a batch's results may: they are pickled and kept, and so have no key."""
+    if not isinstance(error, dict):
+        return error
+    return {
+        name: "[secure]" if name == "authorization" else without_key(value)
+        for name, value in error.items()
+    }
 
 
 def unpack(answer: Any) -> Any:
