@@ -4,7 +4,7 @@ Why one loop for the life of the process: connections belong to the loop that op
 `asyncio.run` per batch over one client loses every second batch ('Event loop is closed').
 
 The order in which things end can be read off `_LoopThread._end`: calls, then what the scope holds
-(clients), then the loop, in the thread that ran it.
+(clients), then the executor's threads and the loop, in the thread that ran it.
 """
 
 from __future__ import annotations
@@ -14,10 +14,13 @@ import atexit
 import concurrent.futures
 import contextlib
 import contextvars
+import itertools
 import os
 import threading
+import time
 import weakref
 from collections.abc import Awaitable, Callable, Hashable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
@@ -254,6 +257,9 @@ class _LoopThread:
             concurrent.futures.Future()
         )
         self._thread = threading.Thread(target=self._main, name=name, daemon=True)
+        # Of a name that no other has: `_end_executor` finds its threads by it.
+        self._executor_name = f"{name}-executor-{next(_numbers)}"
+        self._executor = ThreadPoolExecutor(thread_name_prefix=self._executor_name)
 
     def start(self) -> None:
         """Start the thread and wait, bounded, until its loop runs."""
@@ -350,6 +356,7 @@ class _LoopThread:
             self._ready.set_exception(error)
             return
         try:
+            loop.set_default_executor(self._executor)
             self._run_until_stopped(loop)
         finally:
             self._fail_pending()
@@ -380,6 +387,19 @@ class _LoopThread:
             await asyncio.wait_for(self.scope.aclose(), GRACE_SECONDS)
         await _end_tasks(asyncio.all_tasks())
         await asyncio.get_running_loop().shutdown_asyncgens()
+        self._end_executor()
+
+    def _end_executor(self) -> None:
+        """Wait, bounded, for the threads that looked up names and the platform for the clients.
+
+        Not by `loop.shutdown_default_executor`: that has no bound before Python 3.12, and starts a
+        thread to wait in, which is refused while the interpreter exits.
+        """
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        until = time.monotonic() + GRACE_SECONDS
+        for thread in threading.enumerate():
+            if thread.name.startswith(f"{self._executor_name}_"):
+                thread.join(max(0.0, until - time.monotonic()))
 
     def _fail_pending(self) -> None:
         for call in [*self.pending]:
@@ -556,6 +576,7 @@ def _after_fork_in_child() -> None:
 _default: LoopService | None = None
 _default_lock = threading.RLock()
 _exiting = False
+_numbers = itertools.count()
 _services: weakref.WeakSet[LoopService] = weakref.WeakSet()
 _inherited: list[_LoopThread | None] = []
 """The parent's loop threads in a forked child: kept, for collecting one closes its descriptors."""

@@ -308,6 +308,42 @@ def test_start_and_close_leave_no_thread_and_no_descriptor() -> None:
     assert len(os.listdir("/proc/self/fd")) == descriptors
 
 
+def test_close_leaves_no_thread_of_the_executor() -> None:
+    """The SDK asks for the platform, and asyncio for a host's address, in such a thread."""
+
+    async def look_up(_scope: LoopScope) -> str:
+        return await asyncio.to_thread(lambda: threading.current_thread().name)
+
+    before = threading.enumerate()
+    for _ in range(50):
+        service = LoopService("gptx_async-test")
+        assert service.run(look_up).startswith("gptx_async-test-executor-")
+        service.close()
+        assert threading.enumerate() == before
+
+
+def test_close_is_bounded_though_a_thread_of_the_executor_does_not_end() -> None:
+    began, go_on = threading.Event(), threading.Event()
+
+    def stay() -> None:
+        began.set()
+        go_on.wait()
+
+    async def look_up(_scope: LoopScope) -> None:
+        await asyncio.to_thread(stay)
+
+    service = LoopService("gptx_async-test")
+    waiter, results = in_thread(lambda: service.run(look_up))
+    assert began.wait(10)
+    service.close()
+    waiter.join(10)
+    assert isinstance(results[0], ServiceClosedError)
+    left = [thread for thread in threading.enumerate() if "test-executor" in thread.name]
+    go_on.set()
+    assert len(left) == 1
+    left[0].join(10)
+
+
 def test_calls_while_another_thread_closes_all_return() -> None:
     """See bellows#745, asgiref#545: a submit that races with the stop."""
     service = LoopService()

@@ -11,8 +11,10 @@ from the text alone. In the end each item asked was answered, failed or was canc
 was to be; and resident memory, threads and descriptors were flat in the second half of the run.
 
 How 'flat' is measured: under load the figures go up and down with it, by more than a leak would add
-in minutes. So the run is cut into rounds, and at the end of each the workers rest until the idle
-connections of the pool have run out; what is held then is held for good. Through the rests of the
+in minutes. So the run is cut into rounds, and at the end of each the workers rest until the pool
+has no idle connection; what is held then is held for good. At the first rest they run out by
+themselves, which takes some ten seconds; later ones are ended by as many requests that the server
+resets, so that a run of a minute is load for most of it. Through the rests of the
 second half (three of them at least) the Theil-Sen line is laid, the median of the slopes of all
 pairs, and its rise over the half has to be less than 1 % of the figure's median. Threads and
 descriptors are whole things, of which a rise by less than one is none. What falls is flat.
@@ -64,6 +66,9 @@ PAUSE = 0.05
 REST_SECONDS = 11.0
 """How long the workers rest at most: the pool keeps an idle connection for five seconds, and looks
 for those that are due every five. They rest no longer when as few descriptors as ever are open."""
+
+ROUND_SECONDS = 3.0
+"""How long the load of one round lasts at least."""
 
 ROUNDS = 5
 """How many rests there are at least: three are in the second half, with the one in the middle."""
@@ -300,6 +305,11 @@ class Run:
         worker = threading.current_thread().name
         return [self.ledger.begin(source.choice(kinds), worker) for _ in range(count)]
 
+    def break_connections(self, count: int) -> None:
+        """Let the server reset so many idle connections: each request takes one out of the pool."""
+        texts = [self.ledger.begin("resetbefore", "the rest") for _ in range(count)]
+        self.end(texts, self.engine.forward(self.make_arguments(texts)))
+
     def end(self, texts: Sequence[str], answers: Any) -> None:
         """Note what a batch came to."""
         for text, outputs, metadata in zip(texts, *answers, strict=True):
@@ -489,7 +499,7 @@ def soak(seconds: float, engine: Any, base_url: str) -> tuple[Ledger, list[Sampl
     """Put the engine under load, and look at this process meanwhile; called in the main thread.
 
     Args:
-        seconds: For how long, with the rests.
+        seconds: For how long, with the rests; each of the rounds has a few seconds at least.
         engine: An `AsyncGPTXBatchEngine` whose client asks a server that answers by `reply`.
         base_url: Where that server is.
 
@@ -530,21 +540,27 @@ def _rounds(run: Run, began: float, seconds: float) -> list[Sample]:
     """Make children while the others work, and rest at the end of each round."""
     children = itertools.cycle(CHILDREN)
     count = max(ROUNDS, int(seconds / 60))
-    length = max(3.0, seconds / count - REST_SECONDS)
     rests: list[Sample] = []
-    for _ in range(count):
-        until = time.monotonic() + length
+    for number in range(1, count + 1):
+        until = max(began + seconds * number / count, time.monotonic() + ROUND_SECONDS)
         while time.monotonic() < until:
             make_child(run, next(children))
             run.stop.wait(1.0)  # nobody sets it yet: a pause
         with run.at_rest():
-            fewest = min((rest.descriptors for rest in rests), default=0)
-            until = time.monotonic() + REST_SECONDS
-            while time.monotonic() < until and take_sample(began).descriptors > fewest:
-                run.stop.wait(0.1)
-            gc.collect()
-            rests.append(take_sample(began))
+            rests.append(_rest(run, began, min((rest.descriptors for rest in rests), default=0.0)))
     return rests
+
+
+def _rest(run: Run, began: float, fewest: float) -> Sample:
+    """Wait until as few descriptors as ever are open, or for as long as a rest may take; look."""
+    until = time.monotonic() + REST_SECONDS
+    surplus = int(take_sample(began).descriptors - fewest)
+    if fewest and surplus > 0:
+        run.break_connections(surplus)
+    while take_sample(began).descriptors > fewest and time.monotonic() < until:
+        run.stop.wait(0.1)
+    gc.collect()
+    return take_sample(began)
 
 
 def make_child(run: Run, how: str) -> None:
@@ -640,7 +656,7 @@ def report(ledger: Ledger, rests: Sequence[Sample]) -> bool:
 
 
 def _sample_when_closed(threads: float = 1) -> Sample:
-    """Look when the service is closed; the threads of its loop's executor end a moment later."""
+    """Look when the service is closed; Linux ends a thread a moment after Python has joined it."""
     until = time.monotonic() + REST_SECONDS
     while (sample := take_sample(0.0)).threads > threads and time.monotonic() < until:
         time.sleep(0.05)
@@ -686,8 +702,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 1 when an item is lost or wrong, when a fault was never tried, or when a
         figure is not flat.
     """
+    began = time.monotonic()
     parser = argparse.ArgumentParser(prog="python -m gptx_async.testing.soak")
-    parser.add_argument("minutes", nargs="?", type=float, default=10.0, help="10 if not given")
+    parser.add_argument(
+        "minutes", nargs="?", type=float, default=10.0, help="with the start; 10 if not given"
+    )
     parser.add_argument("--plot", default="soak.png", help="the picture; soak.png if not given")
     options = parser.parse_args(arguments)
     plot = str(Path(options.plot).absolute())
@@ -698,13 +717,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         home = stack.enter_context(tempfile.TemporaryDirectory(prefix="gptx_async-soak-"))
         base_url = stack.enter_context(_server())
         os.environ.update(OPENAI_BASE_URL=base_url)
-        return _run(60 * options.minutes, home, base_url, plot)
+        return _run(began + 60 * options.minutes, home, base_url, plot)
     finally:
         if os.getpid() == owner:
             stack.close()
 
 
-def _run(seconds: float, home: str, base_url: str, plot: str) -> int:
+def _run(until: float, home: str, base_url: str, plot: str) -> int:
     from ..service import default_service
 
     engine = _build_engine(home)
@@ -715,7 +734,7 @@ def _run(seconds: float, home: str, base_url: str, plot: str) -> int:
         make_child(warm_up, how)
     default_service().close()
     before = _sample_when_closed()
-    ledger, samples, rests = soak(seconds, engine, base_url)
+    ledger, samples, rests = soak(until - time.monotonic(), engine, base_url)
     default_service().close()
     left_over = check_all_ends(before, _sample_when_closed(before.threads))
     for wrong in warm_up.ledger.wrongs + left_over:

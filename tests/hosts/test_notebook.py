@@ -63,9 +63,13 @@ class Kernel:
         self.client.start_channels()
         self.client.wait_for_ready(timeout=SECONDS)
 
-    def begin(self, code: str) -> str:
-        """Send a cell, and return the id that its reply will have."""
-        return str(self.client.execute(code))
+    def begin(self, code: str, **options: Any) -> str:
+        """Send a cell, and return the id that its reply will have.
+
+        Not to be stopped on an error: after the reply of a cell that failed ipykernel drops what is
+        in its queue, so that a cell that is sent at once on that reply may be 'aborted', too.
+        """
+        return str(self.client.execute(code, stop_on_error=False, **options))
 
     def reply_to(self, cell_id: str) -> dict[str, Any]:
         while True:
@@ -75,7 +79,7 @@ class Kernel:
 
     def run(self, code: str, value: str = "None") -> str:
         """Run a cell to its end, and return what an expression is worth then."""
-        cell_id = str(self.client.execute(code, user_expressions={"value": value}))
+        cell_id = self.begin(code, user_expressions={"value": value})
         reply = self.reply_to(cell_id)
         assert reply["status"] == "ok", reply
         return str(reply["user_expressions"]["value"]["data"]["text/plain"])
