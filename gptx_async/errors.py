@@ -8,9 +8,11 @@ import builtins
 __all__ = [
     "CallCancelledError",
     "ConfigurationError",
+    "CostLimitError",
     "GPTXAsyncError",
     "LoopThreadDiedError",
     "LoopThreadError",
+    "RequestTooLargeError",
     "SchedulerError",
     "ServiceClosedError",
     "ServiceError",
@@ -59,6 +61,14 @@ class SchedulerError(GPTXAsyncError, TypeError):
 
 class ConfigurationError(GPTXAsyncError, ValueError):
     """A setting is missing or contradicts another."""
+
+
+class CostLimitError(GPTXAsyncError, RuntimeError):
+    """What was spent has reached `max_cost`: the attempt was not sent."""
+
+
+class RequestTooLargeError(ConfigurationError):
+    """One request alone is more than the configured limit of a minute, and could never be sent."""
 
 
 class UnsupportedClientError(ConfigurationError):

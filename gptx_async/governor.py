@@ -1,0 +1,783 @@
+"""How many calls go out at once, and how fast: one governor per base URL, key and model.
+
+It runs on the loop's thread alone, so there are no locks; its figures may be read in any thread.
+An attempt is admitted with a permit and gives it back with what came of it, which is all that the
+governor learns from. It never tries again by itself: that is the business of who holds the ticket.
+
+    ticket = governor.ticket(pacing)
+    permit = await ticket.admit(patience)
+    permit.succeeded(...)    # or refused, overloaded, failed, release
+
+What bounds the admissions, each for its own reason:
+
+- slots: how many are out at once; cut by overload (503, 529), grown back by successes;
+- buckets: a configured `RateLimit`, the server's own as its headers tell it, and, where nobody
+  tells, a rate that is learned from 429s;
+- a hold: after a row of failures, or where a 429 says so, all wait together; single probes, of
+  different tickets, go out at growing gaps, and the first that is answered ends it.
+
+With no bad news nothing is held back but what `max_concurrency` and `RateLimit` say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import math
+import random
+import weakref
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ._limits import WAY_JITTER, Bucket, LearnedRate, ServerBucket, Slots, parse_duration, read_told
+from .errors import ConfigurationError, RequestTooLargeError
+
+__all__ = ["Governor", "Pacing", "Permit", "RateLimit", "StarvedError", "Ticket", "parse_duration"]
+
+ROW_OF_FAILURES = 8
+"""How many failures without a success between hold all; as many as are at work, if they are fewer.
+
+An item has three attempts as the SDK has them, so with fewer at work all would be spent before.
+"""
+
+FIRST_GAP, LAST_GAP = 0.5, 8.0
+"""Seconds before the first probe of a hold, and between two at most; doubled each time.
+
+The SDK's own backoff (INITIAL_RETRY_DELAY and MAX_RETRY_DELAY of openai._constants).
+"""
+
+LONGEST_PAUSE = 10.0
+"""Seconds that a Retry-After may hold all: the ticket that was told waits the rest for itself.
+
+An hour told to one would freeze everyone (UKGovernmentBEIS/inspect_ai#5137).
+"""
+
+SHORT_RETRY_AFTER = 2.0
+"""Seconds of Retry-After up to which a 429 between successes only slows down.
+
+The header has whole seconds: a bucket of 20 a second says 1 where it means 0.05.
+"""
+
+REFUSAL_SECONDS = 1.0
+"""After how long a probe that is not refused is taken for accepted; an answer may take minutes."""
+
+RAMP_SECONDS = 2.0
+"""Over how many seconds the slots are filled again after a hold, where no rate is known."""
+
+GUESSED_ANSWER = 256.0
+"""Tokens that an answer without a limit is reckoned with before the first has come."""
+
+
+@dataclass(frozen=True)
+class RateLimit:
+    """What may be sent in a minute; None for no limit.
+
+    Attributes:
+        requests_per_minute: Requests.
+        tokens_per_minute: Tokens, of prompts and answers together.
+
+    Raises:
+        ConfigurationError: A limit is not a positive number.
+    """
+
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("requests_per_minute", "tokens_per_minute"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, int | float)
+                or not 0 < value < math.inf
+            ):
+                raise ConfigurationError(
+                    f"{name} is {value!r}. Give a number above 0, or None for no limit."
+                )
+
+
+@dataclass(frozen=True, eq=False)
+class Pacing:
+    """What one engine asks of the governor that it shares with others; one object per engine.
+
+    Where engines meet in one governor, the lowest figures of those still alive hold, and it adapts
+    if any of them does.
+
+    Attributes:
+        max_concurrency: How many requests may be out at once.
+        rate_limit: What may be sent in a minute, or None.
+        adaptive: Whether the answers move the limits. If not, only the two above hold.
+
+    Raises:
+        ConfigurationError: `max_concurrency` is not a positive whole number.
+    """
+
+    max_concurrency: int = 256
+    rate_limit: RateLimit | None = None
+    adaptive: bool = True
+
+    def __post_init__(self) -> None:
+        value = self.max_concurrency
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ConfigurationError(
+                f"max_concurrency is {value!r}. Give a whole number of at least 1."
+            )
+
+
+class StarvedError(Exception):
+    """The server only refused, for as long as the ticket had patience.
+
+    Attributes:
+        error: What the server last refused with, to any ticket.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(f"nothing but refusals: {error!r}")
+        self.error = error
+
+
+class Ticket:
+    """One call's place in the queue, over all its attempts. Made by `Governor.ticket`.
+
+    Attributes:
+        waited: Seconds that it has waited for its admissions so far.
+        attempts: How many times it was admitted.
+    """
+
+    def __init__(
+        self, governor: Governor, pacing: Pacing, prompt_tokens: int, answer_tokens: int | None
+    ) -> None:
+        self.waited = 0.0
+        self.attempts = 0
+        self.prompt_tokens = prompt_tokens
+        self.answer_tokens = answer_tokens
+        self._governor = governor
+        self._pacing = pacing  # held, or it would not count while its calls are under way
+        self._number = math.inf  # of its first attempt: its place among those that try again
+        self._faults = 0  # attempts that cost a retry
+        self._arrived_at = math.inf
+        self._patience = math.inf
+        self._turn: asyncio.Future[Permit | StarvedError] | None = None
+
+    def __lt__(self, other: Ticket) -> bool:
+        return self._number < other._number
+
+    async def admit(self, patience: float) -> Permit:
+        """Wait for the turn of the next attempt. One at a time.
+
+        Args:
+            patience: The seconds, counted from the ticket's first `admit` or the first refusal
+                since the last success, whichever is later, after which a further refusal, to
+                whomever, ends the waiting. It does not end by waiting for a limit that is kept.
+
+        Returns:
+            The permit, to be given back by one of its methods.
+
+        Raises:
+            StarvedError: The server only refused for as long.
+            RequestTooLargeError: The request alone is more than the minute's tokens.
+        """
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        self._arrived_at = min(self._arrived_at, now)
+        self._patience = patience
+        permit = self._governor._admit_at_once(self, now)
+        if permit is not None:
+            return permit
+        self._turn = turn = loop.create_future()
+        self._governor._enqueue(self, now)
+        try:
+            outcome = await turn
+        except asyncio.CancelledError:
+            self._governor._abandon(turn)
+            raise
+        finally:
+            self.waited += loop.time() - now
+            self._turn = None
+        if isinstance(outcome, Permit):
+            return outcome
+        raise outcome
+
+    @property
+    def _waits(self) -> bool:
+        return self._turn is not None and not self._turn.done()
+
+
+class Permit:
+    """The leave to send one attempt, given back by exactly one of its methods.
+
+    Attributes:
+        is_probe: Whether all others are held and this attempt goes out to see if the server is
+            back: its failure says nothing of the call itself.
+    """
+
+    __slots__ = ("_crowd", "_given_back", "_governor", "_number", "_sent_at", "_ticket", "_tokens",
+                 "_tokens_before", "is_probe")  # fmt: skip
+
+    def __init__(
+        self, governor: Governor, ticket: Ticket, tokens: float, now: float, is_probe: bool
+    ) -> None:
+        self.is_probe = is_probe
+        self._governor = governor
+        self._ticket = ticket
+        self._number = governor._sent
+        self._sent_at = now
+        self._tokens = tokens
+        self._tokens_before = governor._tokens_sent
+        self._crowd = governor._crowd
+        self._given_back = False
+
+    def succeeded(self, headers: Mapping[str, str], tokens: int | None) -> None:
+        """Give back after an answer, with its headers and its `usage.total_tokens`, if it says."""
+        now = self._give_back()
+        self._governor._succeeded(self, headers, tokens, now)
+
+    def refused(
+        self, error: Exception, headers: Mapping[str, str], retry_after: float | None
+    ) -> None:
+        """Give back after a 429 that time mends, with the seconds it said, if it did."""
+        now = self._give_back()
+        self._governor._refused(self, error, headers, retry_after, now)
+
+    def overloaded(
+        self,
+        error: Exception,
+        headers: Mapping[str, str],  # noqa: ARG002 - as of `refused`
+        retry_after: float | None,
+    ) -> None:
+        """Give back after a 503 or 529, with the seconds it said, if it did."""
+        now = self._give_back()
+        self._governor._overloaded(self, error, retry_after, now)
+
+    def failed(self, error: Exception, *, unreachable: bool) -> None:
+        """Give back after another error; unreachable: no connection, 502, 504."""
+        now = self._give_back()
+        self._governor._failed(self, error, unreachable, now)
+
+    def release(self) -> None:
+        """Give back and teach nothing, as after a cancel; no more than a no-op after another."""
+        if not self._given_back:
+            now = self._give_back()
+            self._governor._released(self, now)
+
+    def _give_back(self) -> float:
+        if self._given_back:
+            raise RuntimeError("A permit was given back twice. Call one of its methods, once.")
+        self._given_back = True
+        self._governor._in_flight -= 1
+        return asyncio.get_running_loop().time()
+
+
+class _Mark(NamedTuple):
+    """How many had been sent, and how many of them refused, at a time."""
+
+    at: float
+    sent: int
+    refused: int
+
+
+class _Crowd(NamedTuple):
+    """What had been sent before a moment, in which requests may overtake each other, began."""
+
+    at: float
+    sent: int
+    tokens: float
+
+
+@dataclass
+class _Hold:
+    """All wait but for probes."""
+
+    began_at: float
+    number: int  # of the first request sent after it began
+    by_refusals: bool  # or else by an outage
+    until: float  # when the next probe goes
+    mark: _Mark  # of one to two seconds before
+    gap: float = FIRST_GAP
+    probe: Permit | None = None  # the last one, until it is answered
+
+
+def _ignore(event: str, fields: Mapping[str, object]) -> None:
+    """Take no notice."""
+
+
+class Governor:
+    """Admit the attempts of all who share a base URL, a key and a model.
+
+    It belongs to the loop that its tickets are admitted on, and is built anew with it.
+
+    Args:
+        name: What its events name it by.
+        notify: Called on the loop's thread, once per change of state and not per call, with
+            `governor_cut`, `governor_grew` (a cut is undone) or `governor_paused`, and a mapping:
+            `governor` (the name), `limit`, `rate`, `in_flight`, `waiting`, `error` (the last
+            failure), for a change `before` and `rate_before`, for a pause its `seconds`.
+        rng: For the jitter of pauses.
+    """
+
+    def __init__(
+        self,
+        name: str = "",
+        notify: Callable[[str, Mapping[str, object]], None] = _ignore,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.name = name
+        self._notify = notify
+        self._rng = rng or random.Random()
+        self._pacings: dict[int, weakref.ref[Pacing]] = {}
+        self._pacing_died = False
+        self._adaptive = True
+
+        self._slots = Slots(Pacing.max_concurrency)
+        self._configured: dict[str, Bucket] = {}
+        self._told: dict[str, ServerBucket] = {}
+        self._told_from = 0  # the first request sent since the server has told its limits
+        self._learned: LearnedRate | None = None
+        self._by_requests: list[Bucket] = []  # all of these, by what a request costs in them
+        self._by_tokens: list[Bucket] = []
+        self._hold: _Hold | None = None
+
+        self._fresh: deque[Ticket] = deque()  # not admitted yet, first come first
+        self._again: list[Ticket] = []  # a heap of those that were: they all came earlier
+        self._waiting = 0
+        self._in_flight = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+        self._sent = 0
+        self._tokens_sent = 0.0
+        self._crowd = _Crowd(-math.inf, 0, 0.0)
+        self._refused_in_all = 0
+        self._marks = (_Mark(-math.inf, 0, 0), _Mark(-math.inf, 0, 0))
+        self._answer_tokens: float | None = None
+        self._has_succeeded = False
+        self._failures_in_row = 0
+        self._failing_since: float | None = None  # the first failure since the last success
+        self._failed_at = -math.inf
+        self._swept_at = -math.inf
+        self._last_error: Exception | None = None
+
+    @property
+    def in_flight(self) -> int:
+        """How many permits are out. Allowed in any thread."""
+        return self._in_flight
+
+    @property
+    def waiting(self) -> int:
+        """How many tickets wait for their turn. Allowed in any thread."""
+        return self._waiting
+
+    @property
+    def limit(self) -> int:
+        """How many permits may be out now. Allowed in any thread."""
+        return self._slots.allowed
+
+    @property
+    def rate(self) -> float | None:
+        """How many requests a second are sent at most; None for no limit. Allowed in any thread."""
+        return min((bucket.rate for bucket in self._by_requests), default=None)
+
+    def ticket(
+        self, pacing: Pacing, prompt_tokens: int = 0, answer_tokens: int | None = None
+    ) -> Ticket:
+        """Return a ticket for one call and all its attempts. On the loop's thread.
+
+        Args:
+            pacing: The engine's; it counts as long as it is alive.
+            prompt_tokens: What the engine counts.
+            answer_tokens: The most that the answer may have; None where nothing limits it.
+        """
+        known = self._pacings.get(id(pacing))
+        if known is None or known() is not pacing:
+            self._pacings[id(pacing)] = weakref.ref(pacing, self._note_death)
+            self._merge(asyncio.get_running_loop().time())
+        return Ticket(self, pacing, prompt_tokens, answer_tokens)
+
+    # What the pacings ask for.
+
+    def _note_death(self, _reference: object) -> None:
+        self._pacing_died = True  # no more: it may be any thread that collects garbage
+
+    def _merge(self, now: float) -> None:
+        """Take the lowest figures of the pacings that are alive."""
+        self._pacing_died = False
+        alive = [pacing for reference in self._pacings.values() if (pacing := reference())]
+        self._pacings = {key: value for key, value in self._pacings.items() if value() is not None}
+        if not alive:
+            return
+        self._slots.most = min(pacing.max_concurrency for pacing in alive)
+        self._adaptive = any(pacing.adaptive for pacing in alive)
+        limits = [pacing.rate_limit for pacing in alive if pacing.rate_limit]
+        self._configure("requests", [limit.requests_per_minute for limit in limits], now)
+        self._configure("tokens", [limit.tokens_per_minute for limit in limits], now)
+        self._list_buckets()
+
+    def _configure(self, kind: str, limits: list[float | None], now: float) -> None:
+        rate = min((limit / 60 for limit in limits if limit is not None), default=None)
+        if rate is None:
+            self._configured.pop(kind, None)
+        elif kind in self._configured:
+            self._configured[kind].change(rate, max(1.0, rate), now)
+        else:
+            self._configured[kind] = Bucket(rate, max(1.0, rate), now)
+
+    def _list_buckets(self) -> None:
+        known = (self._configured, self._told)
+        self._by_tokens = [buckets["tokens"] for buckets in known if "tokens" in buckets]
+        by_requests = [buckets["requests"] for buckets in known if "requests" in buckets]
+        self._by_requests = [*by_requests, self._learned] if self._learned else by_requests
+
+    # The queue.
+
+    def _admit_at_once(self, ticket: Ticket, now: float) -> Permit | None:
+        """Admit a ticket that need not wait."""
+        if self._pacing_died:
+            self._merge(now)
+        self._check_size(ticket)
+        if self._is_starved(ticket) and self._last_error is not None:
+            raise StarvedError(self._last_error)
+        if self._waiting or self._held(now) or self._delay(ticket, now):
+            return None
+        return self._grant(ticket, now)
+
+    def _check_size(self, ticket: Ticket) -> None:
+        bucket = self._configured.get("tokens")
+        tokens = ticket.prompt_tokens + (ticket.answer_tokens or 0)
+        if bucket is not None and tokens > bucket.rate * 60 + 1e-6:
+            raise RequestTooLargeError(
+                f"One request has {tokens} tokens (prompt {ticket.prompt_tokens}, answer up to "
+                f"{ticket.answer_tokens or 0}), more than the tokens_per_minute of "
+                f"{bucket.rate * 60:.0f}. Shorten it, limit its answer, or raise the RateLimit."
+            )
+
+    def _enqueue(self, ticket: Ticket, now: float) -> None:
+        if ticket.attempts:
+            heapq.heappush(self._again, ticket)
+        else:
+            self._fresh.append(ticket)
+        self._waiting += 1
+        self._pump(now)
+
+    def _abandon(self, turn: asyncio.Future[Permit | StarvedError]) -> None:
+        """Let a cancelled ticket go, and pass on the permit that it may have got meanwhile."""
+        if turn.cancelled():
+            self._waiting -= 1
+            self._pump(asyncio.get_running_loop().time())
+        elif isinstance(permit := turn.result(), Permit):
+            permit.release()
+
+    def _pump(self, now: float) -> None:
+        """Admit all whose turn it is, and come back when it is the next one's."""
+        if self._pacing_died:
+            self._merge(now)
+        while self._waiting:
+            delay = self._held(now)
+            if not delay:
+                ticket = self._next()
+                if ticket is None or ticket._turn is None:
+                    return
+                delay = self._delay(ticket, now)
+                if not delay:
+                    self._waiting -= 1
+                    ticket._turn.set_result(self._grant(ticket, now))
+                    continue
+            if delay < math.inf:
+                self._wake_at(now + max(delay, 1e-4))  # or a rounded time would not move on
+            return
+
+    def _wake_at(self, at: float) -> None:
+        if self._timer is not None:
+            if self._timer.when() <= at:
+                return  # it will look again
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_at(at, self._wake)
+
+    def _wake(self) -> None:
+        self._timer = None
+        self._pump(asyncio.get_running_loop().time())
+
+    def _next(self) -> Ticket | None:
+        """Return whose turn it is: first come, first served, but for probes."""
+        while self._again and not self._again[0]._waits:
+            heapq.heappop(self._again)
+        while self._fresh and (self._fresh[0].attempts or not self._fresh[0]._waits):
+            self._fresh.popleft()
+        if self._again and (self._hold is None or not self._fresh):
+            if self._hold is None:
+                return self._again[0]
+            # A probe may cost its call one of its retries: the turn of who has lost the fewest.
+            return min(
+                (ticket for ticket in self._again if ticket._waits),
+                key=lambda ticket: (ticket._faults, ticket._number),
+            )
+        return self._fresh[0] if self._fresh else None
+
+    def _delay(self, ticket: Ticket, now: float) -> float:
+        """Return the seconds until slots and buckets allow it; inf: until one is given back."""
+        if self._in_flight >= self._slots.allowed:
+            return math.inf
+        delay = 0.0
+        for bucket in self._by_requests:
+            delay = max(delay, bucket.delay(1, now))
+        for bucket in self._by_tokens:
+            delay = max(delay, bucket.delay(self._reserve(ticket), now))
+        return delay
+
+    def _reserve(self, ticket: Ticket) -> float:
+        """Return the tokens that a request is reckoned with until its answer tells."""
+        answer: float | None = ticket.answer_tokens
+        if answer is None:
+            answer = GUESSED_ANSWER if self._answer_tokens is None else self._answer_tokens
+        return ticket.prompt_tokens + answer
+
+    def _grant(self, ticket: Ticket, now: float) -> Permit:
+        if now - self._marks[1].at >= 1:
+            mark = _Mark(now, self._sent, self._refused_in_all)
+            self._marks = (self._marks[1] if self._sent else mark, mark)
+        if now - self._crowd.at >= WAY_JITTER:
+            self._crowd = _Crowd(now, self._sent, self._tokens_sent)
+        tokens = self._reserve(ticket)
+        for bucket in self._by_requests:
+            bucket.take(1)
+        for bucket in self._by_tokens:
+            bucket.take(tokens)
+        permit = Permit(self, ticket, tokens, now, self._hold is not None)
+        if not ticket.attempts:
+            ticket._number = self._sent
+        ticket.attempts += 1
+        self._sent += 1
+        self._tokens_sent += tokens
+        self._in_flight += 1
+        if self._hold is not None:
+            self._hold.probe = permit
+            self._hold.gap = min(2 * self._hold.gap, LAST_GAP)
+            wait = 0.0 if self._hold.by_refusals else self._hold.gap
+            self._hold.until = now + max(wait, REFUSAL_SECONDS)
+        return permit
+
+    # What came of an attempt.
+
+    def _succeeded(
+        self, permit: Permit, headers: Mapping[str, str], tokens: int | None, now: float
+    ) -> None:
+        self._has_succeeded = True
+        self._failures_in_row = 0
+        self._failing_since = None
+        if tokens is not None:
+            self._settle(permit, tokens)
+        if self._adaptive:
+            self._hear(permit, headers, 1, now)
+            self._speed_up(permit, now)
+        self._pump(now)
+
+    def _speed_up(self, permit: Permit, now: float) -> None:
+        before, rate_before = self.limit, self.rate
+        grew = self._slots.grow(permit._number, self._in_flight + 1)
+        if self._hold is not None and permit._number >= self._hold.number:
+            self._resume(self._hold, now)
+        elif self._learned is not None and self._learned.grow(permit._number, now):
+            self._learned = None
+            self._list_buckets()
+            grew = True
+        if grew:
+            self._tell("governor_grew", before=before, rate_before=rate_before)
+
+    def _settle(self, permit: Permit, tokens: float) -> None:
+        """Book what was used in place of what was reserved, and learn how long answers are.
+
+        The server's own bucket is followed by what it says alone: OpenAI's does not give back what
+        an answer left of its limit (https://platform.openai.com/docs/guides/rate-limits).
+        """
+        if "tokens" in self._configured:
+            self._configured["tokens"].take(tokens - permit._tokens)
+        answer = max(0.0, tokens - permit._ticket.prompt_tokens)
+        mean = answer if self._answer_tokens is None else self._answer_tokens
+        self._answer_tokens = mean + (answer - mean) / 20
+
+    def _hear(self, permit: Permit, headers: Mapping[str, str], took: int, now: float) -> bool:
+        """Follow what the headers say of the server's buckets; tell if they say anything."""
+        heard = False
+        for kind in ("requests", "tokens"):
+            told = read_told(headers, kind)
+            if told is None:
+                continue
+            heard = True
+            if kind not in self._told:
+                self._told_from = self._told_from if self._told else self._sent
+                self._told[kind] = ServerBucket(told.rate, now)
+                self._list_buckets()
+            if kind == "requests":
+                cost, before, until_now = 1.0, float(permit._number), float(self._sent)
+                crowd = float(permit._crowd.sent)
+            else:
+                cost, before, until_now = permit._tokens, permit._tokens_before, self._tokens_sent
+                crowd = permit._crowd.tokens
+            later, beside = until_now - before - cost, took * (before - crowd)
+            age = now - permit._sent_at
+            self._told[kind].hear(told, permit._number, age, later, beside, took * cost, now)
+        return heard
+
+    def _refused(
+        self,
+        permit: Permit,
+        error: Exception,
+        headers: Mapping[str, str],
+        retry_after: float | None,
+        now: float,
+    ) -> None:
+        self._note_failure(error, now)
+        self._settle_unused(permit)
+        if self._adaptive:
+            told = self._hear(permit, headers, 0, now)
+            if told and not ("retry-after" in headers or "retry-after-ms" in headers):
+                retry_after = None  # made of a reset, when all is back: the bucket knows better
+            # One sent before the server had told its limits teaches no more than they do.
+            if not (told and permit._number < self._told_from):
+                self._slow_down(permit, retry_after or 0.0, now)
+        self._after_failure(now)
+
+    def _slow_down(self, permit: Permit, retry_after: float, now: float) -> None:
+        hold = self._hold
+        if hold is None or permit._number < hold.number:
+            self._refused_in_all += 1
+        if hold is None and self._learned is None and (rate := self.rate) is not None:
+            self._learned = LearnedRate(rate, now, ceiling=rate)
+            self._list_buckets()
+        unknown = self._learned is None
+        if hold is None and self._learned is not None:
+            before = self._learned.rate
+            if self._learned.refuse(permit._number, permit._sent_at, self._sent, now):
+                self._tell("governor_cut", before=self.limit, rate_before=before)
+        self._lengthen_row(permit, max(retry_after, unknown * REFUSAL_SECONDS), now, True, unknown)
+
+    def _overloaded(
+        self, permit: Permit, error: Exception, retry_after: float | None, now: float
+    ) -> None:
+        permit._ticket._faults += 1
+        self._note_failure(error, now)
+        self._settle_unused(permit)
+        if self._adaptive:
+            before = self.limit
+            if self._slots.overload(permit._number, self._sent, self._in_flight):
+                self._tell("governor_cut", before=before, rate_before=self.rate)
+            self._lengthen_row(permit, retry_after or 0.0, now)
+        self._after_failure(now)
+
+    def _failed(self, permit: Permit, error: Exception, unreachable: bool, now: float) -> None:
+        permit._ticket._faults += 1
+        if unreachable:
+            self._note_failure(error, now)
+            self._settle_unused(permit)
+            if self._adaptive:
+                self._lengthen_row(permit, 0.0, now)
+        elif self._hold is not None and self._hold.probe is permit:
+            self._resume(self._hold, now)  # the server answers; the next such failure holds again
+        self._after_failure(now)
+
+    def _released(self, permit: Permit, now: float) -> None:
+        if self._hold is not None and self._hold.probe is permit:
+            self._hold.probe = None
+            self._hold.until = now  # another one, then
+        self._pump(now)
+
+    def _settle_unused(self, permit: Permit) -> None:
+        if "tokens" in self._configured:
+            self._configured["tokens"].take(-permit._tokens)
+
+    # Holding all, and going on.
+
+    def _lengthen_row(
+        self,
+        permit: Permit,
+        retry_after: float,
+        now: float,
+        by_refusals: bool = False,
+        at_once: bool = False,
+    ) -> None:
+        """Count a failure in a row; hold all if it is one too many, or says so."""
+        self._failures_in_row += 1
+        pause = min(retry_after, LONGEST_PAUSE)
+        hold = self._hold
+        if hold is None:
+            at_work = self._in_flight + 1 + self._waiting
+            enough = min(ROW_OF_FAILURES, max(2, at_work))
+            row = self._failures_in_row >= enough and (self._has_succeeded or by_refusals)
+            if at_once or row or retry_after > SHORT_RETRY_AFTER:
+                until = now + self._jittered(max(pause, FIRST_GAP))
+                self._hold = _Hold(now, self._sent, by_refusals, until, self._marks[0])
+                self._tell("governor_paused", seconds=until - now)
+        elif permit._number < hold.number:
+            hold.until = max(hold.until, now + pause)
+        else:
+            hold.until = max(hold.until, now + self._jittered(max(pause, hold.gap)))
+            hold.probe = None
+
+    def _held(self, now: float) -> float:
+        """Return the seconds for which all are held."""
+        hold = self._hold
+        if hold is None:
+            return 0.0
+        if hold.until <= now and hold.by_refusals and hold.probe is not None:
+            self._resume(hold, now)
+            return 0.0
+        return max(0.0, hold.until - now)
+
+    def _resume(self, hold: _Hold, now: float) -> None:
+        """Let all go on, spread out."""
+        self._hold = None
+        rate = math.inf
+        if hold.by_refusals:
+            sent = hold.number - hold.mark.sent
+            accepted = sent - (self._refused_in_all - hold.mark.refused)
+            if accepted > 0:
+                rate = accepted / max(1.0, hold.began_at - hold.mark.at)
+        if self._learned is None:
+            start = rate if rate < math.inf else max(1.0, self._slots.allowed / RAMP_SECONDS)
+            self._learned = LearnedRate(start, now)
+            self._list_buckets()
+        self._learned.resume(rate, now)
+
+    def _jittered(self, pause: float) -> float:
+        """Lengthen a pause by up to a tenth: other processes were told the same."""
+        return pause * (1 + self._rng.random() / 10)
+
+    # Patience.
+
+    def _note_failure(self, error: Exception, now: float) -> None:
+        if self._failing_since is None:
+            self._failing_since = now
+        self._failed_at = now
+        self._last_error = error
+
+    def _after_failure(self, now: float) -> None:
+        """Let those go whose patience is over, looking once a second, and admit others."""
+        if self._failing_since is not None and now - self._swept_at >= 1 and self._last_error:
+            self._swept_at = now
+            for ticket in [*self._again, *self._fresh]:
+                if ticket._waits and ticket._turn is not None and self._is_starved(ticket):
+                    self._waiting -= 1
+                    ticket._turn.set_result(StarvedError(self._last_error))
+        self._pump(now)
+
+    def _is_starved(self, ticket: Ticket) -> bool:
+        """Tell whether a refusal came as late as the ticket's patience after it began to wait."""
+        if self._failing_since is None:
+            return False
+        return self._failed_at - max(ticket._arrived_at, self._failing_since) >= ticket._patience
+
+    def _tell(self, event: str, **fields: object) -> None:
+        self._notify(
+            event,
+            {
+                "governor": self.name,
+                "limit": self.limit,
+                "rate": self.rate,
+                "in_flight": self._in_flight,
+                "waiting": self._waiting,
+                "error": self._last_error,
+                **fields,
+            },
+        )

@@ -1,0 +1,244 @@
+"""Which failed attempt is made again, and when: the one layer of retries, on tenacity.
+
+The SDK's own retries are off. They cannot be seen, they keep a permit while they wait, and they
+would multiply these.
+"""
+
+from __future__ import annotations
+
+import enum
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TypeVar
+
+import openai
+import tenacity
+
+from .errors import TimeoutError  # noqa: A004 - ours is meant
+from .governor import Permit, parse_duration
+
+__all__ = ["PATIENCE", "Budget", "Cause", "cause_of", "copy_of", "run", "settle", "told_seconds"]
+
+T = TypeVar("T")
+
+PATIENCE = 300.0
+"""For how many seconds a call answered 429 is tried again, when its engine does not say."""
+
+FIRST_WAIT = 0.5
+LONGEST_WAIT = 8.0
+"""The waits after faults, in seconds, doubling from the first: the SDK's own figures."""
+
+LONGEST_FAULT_TOLD = 120.0
+"""A fault whose Retry-After is longer, in seconds, is not tried again: as the SDK does."""
+
+JITTER = 0.25
+"""How much of a wait is added to it at random, at most, so that not all wake at once."""
+
+OVERLOADED = frozenset({503, 529})
+UNREACHABLE = frozenset({502, 504})
+
+
+class Cause(enum.Enum):
+    """Why an attempt failed, as far as it decides what to do next."""
+
+    FAULT = "something went wrong: tried again, `max_retries` times"
+    RATE_LIMIT = "too many requests: tried again for as long as the patience lasts"
+    REFUSAL = "the key is refused, or has no quota: so will be every other call with it"
+    FINAL = "the request is refused, or the failure is not one of a request: never tried again"
+
+
+def cause_of(error: BaseException) -> Cause:
+    """Tell why an attempt failed. What is not listed here is final: a cancellation passes."""
+    if isinstance(error, openai.APIStatusError):
+        return _cause_of_status(error)
+    if isinstance(error, (openai.APIConnectionError, TimeoutError)):  # the SDK's timeouts, too
+        return Cause.FAULT
+    if type(error) is RuntimeError and "closed" in str(error):  # a transport's, over its loop
+        return Cause.FAULT
+    return Cause.FINAL
+
+
+def _cause_of_status(error: openai.APIStatusError) -> Cause:
+    status = error.status_code
+    if status in (401, 403) or (status == 429 and _is_out_of_quota(error)):
+        return Cause.REFUSAL
+    should_retry = error.response.headers.get("x-should-retry")
+    if should_retry == "false":
+        return Cause.FINAL
+    if status == 429:
+        return Cause.RATE_LIMIT
+    if should_retry != "true" and status not in (408, 409) and status < 500:
+        return Cause.FINAL
+    return Cause.FINAL if (told_seconds(error) or 0) > LONGEST_FAULT_TOLD else Cause.FAULT
+
+
+def _is_out_of_quota(error: openai.APIStatusError) -> bool:
+    return "insufficient_quota" in (error.code, error.type)
+
+
+def told_seconds(error: BaseException) -> float | None:
+    """Return how long the server says to wait, in seconds, or None if it does not.
+
+    By `retry-after-ms`, or `retry-after` (seconds, or a date), or, for a 429, the
+    `x-ratelimit-reset-*` of what has run out.
+    """
+    if not isinstance(error, openai.APIStatusError):
+        return None
+    headers = error.response.headers
+    for told in (
+        _seconds(headers.get("retry-after-ms"), unit=0.001),
+        _seconds(headers.get("retry-after")),
+        _until(headers.get("retry-after")),
+        _reset(headers) if error.status_code == 429 else None,
+    ):
+        if told is not None:
+            return told
+    return None
+
+
+def _seconds(text: str | None, unit: float = 1.0) -> float | None:
+    try:
+        seconds = float(text or "nothing") * unit
+    except ValueError:
+        return None
+    return seconds if 0 <= seconds < float("inf") else None
+
+
+def _until(date: str | None) -> float | None:
+    try:
+        when = parsedate_to_datetime(date or "")
+    except ValueError:
+        return None
+    if when.tzinfo is None:  # RFC 9110, 5.6.7: always UTC
+        when = when.replace(tzinfo=UTC)
+    return max(0.0, (when - datetime.now(UTC)).total_seconds())
+
+
+def _reset(headers: Mapping[str, str]) -> float | None:
+    """Return when what has run out is there again; when that is not told, when all is."""
+    resets = {
+        name: seconds
+        for name in ("requests", "tokens")
+        if (seconds := parse_duration(headers.get(f"x-ratelimit-reset-{name}", ""))) is not None
+    }
+    run_out = {
+        name: seconds
+        for name, seconds in resets.items()
+        if headers.get(f"x-ratelimit-remaining-{name}") == "0"
+    }
+    return max((run_out or resets).values(), default=None)
+
+
+class Budget:
+    """What a call may still spend on further attempts: tenacity asks it after each failure.
+
+    Args:
+        max_retries: How often an attempt is made again after a fault.
+        patience: For how many seconds, from the call's first 429 on, a 429 is tried again.
+        clock: Returns the present, in seconds.
+    """
+
+    def __init__(
+        self, max_retries: int, patience: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.attempts = 0
+        self._retries_left = max_retries
+        self._patience = patience
+        self._clock = clock
+        self._first_429: float | None = None
+        self._waits = {Cause.FAULT: 0, Cause.RATE_LIMIT: 0}
+
+    @property
+    def patience_left(self) -> float:
+        """Return for how many seconds the call may still be held up by a rate limit."""
+        if self._first_429 is None:
+            return self._patience
+        return max(0.0, self._first_429 + self._patience - self._clock())
+
+    def wait(self, state: tenacity.RetryCallState) -> float:
+        """Return how long to wait after a failure that may be tried again, in seconds."""
+        error = _failure_of(state)
+        cause = cause_of(error)
+        if cause is Cause.RATE_LIMIT and self._first_429 is None:
+            self._first_429 = self._clock()
+        seconds = told_seconds(error)
+        if seconds is None:
+            seconds = min(FIRST_WAIT * 2 ** min(self._waits[cause], 16), LONGEST_WAIT)
+        self._waits[cause] += 1
+        return seconds * (1 + JITTER * random.random())
+
+    def is_spent(self, state: tenacity.RetryCallState) -> bool:
+        """Tell whether the failure is the last; a wait longer than the patience is not begun."""
+        if cause_of(_failure_of(state)) is Cause.RATE_LIMIT:
+            return state.upcoming_sleep > self.patience_left
+        self._retries_left -= 1
+        return self._retries_left < 0
+
+
+def _failure_of(state: tenacity.RetryCallState) -> BaseException:
+    assert state.outcome is not None
+    error = state.outcome.exception()
+    assert error is not None
+    return error
+
+
+async def run(
+    attempt: Callable[[], Awaitable[T]],
+    budget: Budget,
+    on_retry: Callable[[BaseException, float], None],
+) -> T:
+    """Make attempts until one succeeds, or fails for good. On the loop.
+
+    Args:
+        attempt: Makes one.
+        budget: What the call may spend.
+        on_retry: Told of each failure that is tried again, and after how many seconds.
+
+    Raises:
+        Exception: What the last attempt raised.
+    """
+
+    def tell(state: tenacity.RetryCallState) -> None:
+        on_retry(_failure_of(state), state.upcoming_sleep)
+
+    retrying = tenacity.AsyncRetrying(
+        retry=tenacity.retry_if_exception(
+            lambda error: cause_of(error) in (Cause.FAULT, Cause.RATE_LIMIT)
+        ),
+        wait=budget.wait,
+        stop=budget.is_spent,
+        before_sleep=tell,
+        reraise=True,
+    )
+    return await retrying(attempt)
+
+
+def settle(permit: Permit, error: BaseException) -> None:
+    """Give a permit back after a failed attempt, with what the failure says of the server."""
+    if isinstance(error, openai.APIStatusError):
+        cause, headers = cause_of(error), error.response.headers
+        if cause is Cause.RATE_LIMIT:
+            permit.refused(error, headers, told_seconds(error))
+        elif error.status_code in OVERLOADED:
+            permit.overloaded(error, headers, told_seconds(error))
+        else:
+            permit.failed(error, unreachable=error.status_code in UNREACHABLE)
+    elif isinstance(error, Exception):
+        lost = isinstance(error, openai.APIConnectionError)
+        timed_out = isinstance(error, openai.APITimeoutError)
+        permit.failed(error, unreachable=lost and not timed_out)
+    else:
+        permit.release()
+
+
+def copy_of(error: Exception) -> Exception:
+    """Return the same error anew: one raised to several callers would grow with each."""
+    copy: Exception = type(error).__new__(type(error), *error.args)
+    copy.args = error.args
+    copy.__dict__.update(error.__dict__)
+    copy.__cause__ = error.__cause__
+    copy.__suppress_context__ = error.__suppress_context__
+    return copy

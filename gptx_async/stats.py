@@ -1,0 +1,247 @@
+"""The counts of an engine's calls, and the snapshot of them that `stats()` returns."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import ceil, log
+
+from .events import Burst
+
+__all__ = ["Counts", "Histogram", "Percentiles", "Stats"]
+
+RELATIVE_ERROR = 0.01
+"""How far a percentile of `Stats` may be from the exact one, as a part of it."""
+
+_GAMMA = (1 + RELATIVE_ERROR) / (1 - RELATIVE_ERROR)
+_PER_LOG = 1 / log(_GAMMA)
+_SHORTEST, _LONGEST = 1e-6, 1e7
+
+
+@dataclass(frozen=True, slots=True)
+class Percentiles:
+    """Seconds, within 1 % of the exact ones; None when nothing was counted."""
+
+    p50: float | None
+    p95: float | None
+    p99: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What became of the calls since the engine was made, or since `reset_stats()`.
+
+    `calls == answered + failed + cancelled + in_flight + waiting`, always.
+
+    Attributes:
+        calls: Calls made, with those that were in progress at the reset.
+        answered: Calls that ended with an answer.
+        failed: Calls that ended with an error.
+        cancelled: Calls that were given up by their caller.
+        attempts: Requests sent.
+        retries: Those of them that were not the first of their call.
+        failures: How often an attempt failed, or a call before its attempt, by kind: 'rate_limit',
+            'timeout', 'connection', 'status_500' and so on.
+        rate_limited: Attempts that were answered with a 429, also 'insufficient_quota'.
+        tokens_in: Tokens of the prompts as far as servers told, with those of failed attempts.
+        tokens_out: Tokens of the answers, likewise.
+        failed_tokens_in: Those of them that were of failed attempts.
+        failed_tokens_out: Those of them that were of failed attempts.
+        in_flight: Requests that are out now.
+        waiting: Calls that wait for their turn, or for their next attempt, now.
+        limit: How many requests may be out at once now; None if nobody said.
+        waited: How long the calls that ended waited in all, for their turns and between attempts.
+        took: How long the calls that were answered or failed took, waiting included.
+        cost: US$ of all that is known; None without a price table.
+        unpriced_calls: Answers that are not in `cost`: of a model without a price, or without a
+            count of tokens.
+    """
+
+    calls: int
+    answered: int
+    failed: int
+    cancelled: int
+    attempts: int
+    retries: int
+    failures: Mapping[str, int]
+    rate_limited: int
+    tokens_in: int
+    tokens_out: int
+    failed_tokens_in: int
+    failed_tokens_out: int
+    in_flight: int
+    waiting: int
+    limit: int | None
+    waited: Percentiles
+    took: Percentiles
+    cost: float | None
+    unpriced_calls: int
+
+    def table(self) -> str:
+        """Return a table for people, a line for each subject."""
+        kinds = sorted(self.failures.items(), key=lambda pair: (-pair[1], pair[0]))
+        rows = [
+            (
+                "calls",
+                f"{self.calls:,}: {self.answered:,} answered, {self.failed:,} failed, "
+                f"{self.cancelled:,} cancelled",
+            ),
+            (
+                "now",
+                f"{self.in_flight:,} in flight, {self.waiting:,} waiting"
+                + ("" if self.limit is None else f", at most {self.limit:,} at once"),
+            ),
+            (
+                "attempts",
+                f"{self.attempts:,}: {self.retries:,} retries, {self.rate_limited:,} times 429",
+            ),
+            ("failures", ", ".join(f"{kind} {count:,}" for kind, count in kinds) or "none"),
+            ("tokens in", _tokens(self.tokens_in, self.failed_tokens_in)),
+            ("tokens out", _tokens(self.tokens_out, self.failed_tokens_out)),
+            ("waited", _percentiles(self.waited)),
+            ("took", _percentiles(self.took)),
+        ]
+        if self.cost is not None:
+            unpriced = f", without {self.unpriced_calls:,} unpriced calls"
+            rows.append(("cost", f"US$ {self.cost:,.4f}{unpriced if self.unpriced_calls else ''}"))
+        return "\n".join(f"{name:<11} {text}" for name, text in rows)
+
+
+class Counts:
+    """The counts of a recorder, and their lock.
+
+    The lock may be taken again by the thread that holds it: a signal handler or a finalizer that
+    runs between two steps must not wait for itself.
+    """
+
+    __slots__ = (
+        "answered",
+        "attempts",
+        "calls",
+        "cancelled",
+        "cost",
+        "failed",
+        "failed_burst",
+        "failed_tokens_in",
+        "failed_tokens_out",
+        "failures",
+        "in_flight",
+        "lock",
+        "rate_limited",
+        "retried_burst",
+        "retries",
+        "spent",
+        "tokens_in",
+        "tokens_out",
+        "took",
+        "unpriced",
+        "waited",
+        "waiting",
+    )
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.in_flight = self.waiting = 0
+        self.spent = 0.0
+        self.retried_burst = Burst("attempt.retried")
+        self.failed_burst = Burst("attempt.failed")
+        self.reset()
+
+    def reset(self) -> None:
+        """Count from zero; calls in progress are counted as made now."""
+        with self.lock:
+            self.calls = self.in_flight + self.waiting
+            self.attempts = self.in_flight
+            self.answered = self.failed = self.cancelled = self.retries = 0
+            self.rate_limited = self.unpriced = 0
+            self.tokens_in = self.tokens_out = 0
+            self.failed_tokens_in = self.failed_tokens_out = 0
+            self.cost = 0.0
+            self.failures: dict[str, int] = {}
+            self.waited, self.took = Histogram(), Histogram()
+
+    def snapshot(self, limit: int | None, *, has_prices: bool) -> Stats:
+        """Return what was counted; it adds up."""
+        with self.lock:
+            waited, took = self.waited.copy(), self.took.copy()
+            stats = Stats(
+                calls=self.calls,
+                answered=self.answered,
+                failed=self.failed,
+                cancelled=self.cancelled,
+                attempts=self.attempts,
+                retries=self.retries,
+                failures=dict(self.failures),
+                rate_limited=self.rate_limited,
+                tokens_in=self.tokens_in,
+                tokens_out=self.tokens_out,
+                failed_tokens_in=self.failed_tokens_in,
+                failed_tokens_out=self.failed_tokens_out,
+                in_flight=self.in_flight,
+                waiting=self.waiting,
+                limit=limit,
+                waited=_NOTHING_YET,
+                took=_NOTHING_YET,
+                cost=self.cost if has_prices else None,
+                unpriced_calls=self.unpriced if has_prices else 0,
+            )
+        # Not under the lock, which the loop's thread would wait for.
+        return replace(stats, waited=waited.percentiles(), took=took.percentiles())
+
+
+class Histogram:
+    """Counts of durations in buckets that grow by a constant factor, in constant memory.
+
+    DDSketch's formula: C. Masson, J. E. Rim, H. K. Lee, "DDSketch", VLDB 2019, arXiv:1908.10693.
+    With the factor (1 + a) / (1 - a) a bucket's middle is within the relative error a of all in it.
+    From a microsecond to four months there are 1497 buckets.
+    """
+
+    __slots__ = ("_buckets", "_count")
+
+    def __init__(self) -> None:
+        self._buckets: dict[int, int] = {}
+        self._count = 0
+
+    def add(self, seconds: float) -> None:
+        """Count one."""
+        if not _SHORTEST < seconds < _LONGEST:
+            seconds = min(max(seconds, _SHORTEST), _LONGEST)
+        bucket = ceil(log(seconds) * _PER_LOG)
+        self._buckets[bucket] = self._buckets.get(bucket, 0) + 1
+        self._count += 1
+
+    def copy(self) -> Histogram:
+        """Return another one with the same counts."""
+        other = Histogram()
+        other._buckets = dict(self._buckets)
+        other._count = self._count
+        return other
+
+    def percentiles(self) -> Percentiles:
+        """Return those of what was counted so far."""
+        return Percentiles(*(self._quantile(part) for part in (0.5, 0.95, 0.99)))
+
+    def _quantile(self, part: float) -> float | None:
+        """Return the value of the rank `part * (count - 1)`, counted from 0 and rounded down."""
+        rank = int(part * (self._count - 1))
+        for bucket in sorted(self._buckets):
+            rank -= self._buckets[bucket]
+            if rank < 0:
+                return float(2 * _GAMMA**bucket / (_GAMMA + 1))
+        return None
+
+
+def _tokens(count: int, failed: int) -> str:
+    return f"{count:,}" + (f", {failed:,} of failed attempts" if failed else "")
+
+
+def _percentiles(values: Percentiles) -> str:
+    if values.p50 is None:
+        return "nothing yet"
+    named = (("50 %", values.p50), ("95 %", values.p95), ("99 %", values.p99))
+    return ", ".join(f"{name} {value:.3f} s" for name, value in named)
+
+
+_NOTHING_YET = Percentiles(None, None, None)

@@ -1,0 +1,205 @@
+"""Which failures are tried again, and when, by errors that the SDK really raised.
+
+It fails if anything is tried again that is not on the list (a cancellation above all), if a wait is
+shorter than the server said, or if a budget is overdrawn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import openai
+import pytest
+
+from gptx_async import retry
+from gptx_async.retry import Budget, Cause, cause_of, copy_of, told_seconds
+from gptx_async.testing import FakeOpenAI, Fault, HTTPFault, Reset, Stall
+
+
+@pytest.fixture
+def client(fake_openai: FakeOpenAI) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=fake_openai.base_url, api_key="sk-test", max_retries=0) as each:
+        yield each
+
+
+def error_by(client: openai.OpenAI, server: FakeOpenAI, fault: Fault) -> Exception:
+    server.fail_next(fault)
+    with pytest.raises(openai.OpenAIError) as raised:
+        client.chat.completions.create(
+            model="gpt-4o-mini", messages=[{"role": "user", "content": "x"}], timeout=0.5
+        )
+    return raised.value
+
+
+CAUSES = [
+    (HTTPFault(400), Cause.FINAL),
+    (HTTPFault(401), Cause.REFUSAL),
+    (HTTPFault(403), Cause.REFUSAL),
+    (HTTPFault(404), Cause.FINAL),
+    (HTTPFault(408), Cause.FAULT),
+    (HTTPFault(409), Cause.FAULT),
+    (HTTPFault(422), Cause.FINAL),
+    (HTTPFault(429), Cause.RATE_LIMIT),
+    (HTTPFault(429, retry_after=3600), Cause.RATE_LIMIT),
+    (HTTPFault(429, code="insufficient_quota"), Cause.REFUSAL),
+    (HTTPFault(500), Cause.FAULT),
+    (HTTPFault(500, headers={"x-should-retry": "false"}), Cause.FINAL),
+    (HTTPFault(400, headers={"x-should-retry": "true"}), Cause.FAULT),
+    (HTTPFault(503, retry_after=3600), Cause.FINAL),
+    (HTTPFault(529), Cause.FAULT),
+    (Reset(), Cause.FAULT),
+    (Stall(), Cause.FAULT),
+]
+
+
+@pytest.mark.parametrize(("fault", "cause"), CAUSES, ids=str)
+def test_cause_is_told_of_each_failure(
+    client: openai.OpenAI, fake_openai: FakeOpenAI, fault: Fault, cause: Cause
+) -> None:
+    assert cause_of(error_by(client, fake_openai, fault)) is cause
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (asyncio.CancelledError(), Cause.FINAL),
+        (KeyboardInterrupt(), Cause.FINAL),
+        (RuntimeError("Event loop is closed"), Cause.FAULT),
+        (RuntimeError("something else"), Cause.FINAL),
+        (ValueError("closed"), Cause.FINAL),
+    ],
+    ids=repr,
+)
+def test_cause_of_what_is_not_the_servers(error: BaseException, cause: Cause) -> None:
+    assert cause_of(error) is cause
+
+
+def test_told_seconds_prefers_the_finer_header(
+    client: openai.OpenAI, fake_openai: FakeOpenAI
+) -> None:
+    fault = HTTPFault(429, retry_after=1, retry_after_ms=40)
+    assert told_seconds(error_by(client, fake_openai, fault)) == pytest.approx(0.04)
+
+
+def test_told_seconds_reads_a_date(client: openai.OpenAI, fake_openai: FakeOpenAI) -> None:
+    date = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
+    told = told_seconds(error_by(client, fake_openai, HTTPFault(429, retry_after=date)))
+    assert told is not None
+    assert 3500 < told <= 3600
+
+
+def test_told_seconds_reads_when_what_ran_out_is_back(
+    client: openai.OpenAI, fake_openai: FakeOpenAI
+) -> None:
+    headers = {
+        "x-ratelimit-remaining-requests": "0",
+        "x-ratelimit-reset-requests": "1m2s",
+        "x-ratelimit-remaining-tokens": "7",
+        "x-ratelimit-reset-tokens": "6m0s",
+    }
+    error = error_by(client, fake_openai, HTTPFault(429, headers=headers))
+    assert told_seconds(error) == 62
+
+
+@pytest.mark.parametrize("nonsense", ["", "soon", "-1", "inf", "nan"])
+def test_told_seconds_takes_no_nonsense(
+    client: openai.OpenAI, fake_openai: FakeOpenAI, nonsense: str
+) -> None:
+    assert told_seconds(error_by(client, fake_openai, HTTPFault(429, retry_after=nonsense))) is None
+
+
+def run_with(errors: list[Exception], budget: Budget) -> tuple[object, list[float]]:
+    """Run attempts that raise the errors one by one; return what came of it, and the waits."""
+    left, waits = [*errors], []
+
+    async def attempt() -> str:
+        if left:
+            raise left.pop(0)
+        return "answer"
+
+    async def run() -> object:
+        try:
+            return await retry.run(attempt, budget, lambda _, seconds: waits.append(seconds))
+        except Exception as error:
+            return error
+
+    return asyncio.run(run()), waits
+
+
+def test_run_makes_faults_good_within_the_retries(
+    client: openai.OpenAI, fake_openai: FakeOpenAI
+) -> None:
+    fault = error_by(client, fake_openai, HTTPFault(500, retry_after_ms=1))
+    assert run_with([fault] * 2, Budget(2, 0))[0] == "answer"
+    assert run_with([fault] * 3, Budget(2, 0))[0] is fault
+    assert run_with([fault], Budget(0, 0)) == (fault, [])
+
+
+def test_run_counts_rate_limits_apart(client: openai.OpenAI, fake_openai: FakeOpenAI) -> None:
+    busy = error_by(client, fake_openai, HTTPFault(429, retry_after_ms=1))
+    assert run_with([busy] * 20, Budget(0, 60))[0] == "answer"
+
+
+def test_run_begins_no_wait_that_is_longer_than_the_patience(
+    client: openai.OpenAI, fake_openai: FakeOpenAI
+) -> None:
+    busy = error_by(client, fake_openai, HTTPFault(429, retry_after=3600))
+    assert run_with([busy], Budget(2, 300)) == (busy, [])
+
+
+def test_run_waits_no_shorter_than_told(client: openai.OpenAI, fake_openai: FakeOpenAI) -> None:
+    busy = error_by(client, fake_openai, HTTPFault(429, retry_after_ms=10))
+    _, waits = run_with([busy] * 20, Budget(0, 60))
+    assert min(waits) >= 0.01
+    assert len({*waits}) > 10, "all would wake at once"
+
+
+def test_run_ends_by_a_cancellation_in_the_attempt_and_in_the_wait(
+    client: openai.OpenAI, fake_openai: FakeOpenAI
+) -> None:
+    busy = error_by(client, fake_openai, HTTPFault(429, retry_after=60))
+
+    async def cancel(*, in_the_wait: bool) -> int:
+        begun, attempts = asyncio.Event(), 0
+
+        async def attempt() -> None:
+            nonlocal attempts
+            attempts += 1
+            if in_the_wait:
+                raise busy
+            begun.set()
+            await asyncio.sleep(60)
+
+        task = asyncio.ensure_future(
+            retry.run(attempt, Budget(2, 300), lambda _error, _seconds: begun.set())
+        )
+        await begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return attempts
+
+    assert asyncio.run(cancel(in_the_wait=False)) == 1
+    assert asyncio.run(cancel(in_the_wait=True)) == 1
+
+
+def test_patience_runs_from_the_first_429(client: openai.OpenAI, fake_openai: FakeOpenAI) -> None:
+    now = time.monotonic()
+    budget = Budget(0, 30, clock=lambda: now)
+    assert budget.patience_left == 30
+    busy = error_by(client, fake_openai, HTTPFault(429, retry_after_ms=1))
+    run_with([busy], budget)
+    now += 20
+    assert budget.patience_left == pytest.approx(10)
+
+
+def test_copy_says_the_same_and_is_another(client: openai.OpenAI, fake_openai: FakeOpenAI) -> None:
+    error = error_by(client, fake_openai, HTTPFault(401))
+    copy = copy_of(error)
+    assert copy is not error
+    assert (type(copy), str(copy), vars(copy)) == (type(error), str(error), vars(error))
+    assert copy.__traceback__ is None
