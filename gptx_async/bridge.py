@@ -179,7 +179,9 @@ def _plain(value: Any) -> Any:
         return value
     if isinstance(value, Mapping):
         return {name: _plain(each) for name, each in value.items()}
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, tuple):  # which it has to stay, if it is a file's
+        return tuple(_plain(each) for each in value)
+    if isinstance(value, list):
         return [_plain(each) for each in value]
     return value
 

@@ -39,6 +39,7 @@ MAX_HEADER_BYTES = 100 * 1024
 
 
 _attempt_timeout: ContextVar[float | None] = ContextVar("_attempt_timeout", default=None)
+"""Seconds for the whole of an attempt: of the call whose task runs, on the loop."""
 
 
 @dataclass(frozen=True)
@@ -169,9 +170,11 @@ async def _send_in_time(send: Callable[..., Awaitable[Any]], request: Any, **opt
     The transports bound each read alone, so that an answer that drips would never end.
     """
     try:
-        async with asyncio.timeout(_attempt_timeout.get()):
+        async with asyncio.timeout(_attempt_timeout.get()) as clock:
             return await send(request, **options)
     except builtins.TimeoutError as error:
+        if not clock.expired():  # the system's own, of a connection
+            raise
         raise _httpx_error(type(request), "ReadTimeout", error) from error
 
 

@@ -380,15 +380,18 @@ class AsyncGPTXBatchEngine(AsyncBatchEngine):
         api_key: As for `GPTXChatEngine`: used if the model is given too, else symbolicai's
             configuration counts.
         model: As for `GPTXChatEngine`.
-        client_timeout: Seconds for one attempt; the SDK's 600 when not given.
+        client_timeout: As for `GPTXChatEngine`: seconds for the connecting, and for each read, of
+            an attempt; the SDK's 600 when not given.
         client_max_retries: How often a failed attempt is made again; the SDK's 2 when not given.
         window: As for `AsyncBatchEngine`.
         deadline: As for `AsyncBatchEngine`.
-        timeout: As for `AsyncBatchEngine`; takes the place of `client_timeout`.
+        timeout: As for `AsyncBatchEngine`, for the whole of an attempt; takes the place of
+            `client_timeout`.
 
     Raises:
         ValueError: As `GPTXChatEngine` does, for a missing key or an unknown model.
-        ConfigurationError: This symbolicai cannot take `client_timeout` or `client_max_retries`.
+        ConfigurationError: An option is no number or too low, or this symbolicai cannot take
+            `client_timeout` or `client_max_retries`.
         VocabularyError: tiktoken can neither find nor download the model's vocabulary.
     """
 
@@ -613,17 +616,27 @@ def _failed(error: BaseException) -> Answer:
     return [text], {"error": True, "raw_output": None, "exception": error}
 
 
-def _hide_key(error: BaseException | None) -> None:
+def _hide_key(error: BaseException) -> None:
     """Take the key out of the requests that the SDK's errors hold: results are pickled and kept."""
+    left: list[BaseException | None] = [error]
     seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        if isinstance(error, openai.APIError):
-            responses = [error.response] if isinstance(error, openai.APIStatusError) else []
-            responses += [earlier for response in responses for earlier in response.history]
-            for request in [error.request, *(response.request for response in responses)]:
-                request.headers["authorization"] = "[secure]"
-        error = error.__cause__ or error.__context__
+    while left:
+        each = left.pop()
+        if each is None or id(each) in seen:
+            continue
+        seen.add(id(each))
+        left += [each.__cause__, each.__context__]
+        if isinstance(each, openai.APIError):
+            with contextlib.suppress(Exception):  # one that a remedy made by hand may lack anything
+                for request in _requests_of(each):
+                    request.headers["authorization"] = "[secure]"
+
+
+def _requests_of(error: openai.APIError) -> list[Any]:
+    if not isinstance(error, openai.APIStatusError):
+        return [error.request]
+    responses = [error.response, *error.response.history]
+    return [error.request, *(response.request for response in responses)]
 
 
 def _transpose(

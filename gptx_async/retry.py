@@ -144,7 +144,6 @@ class Budget:
     def __init__(
         self, max_retries: int, patience: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.attempts = 0
         self._retries_left = max_retries
         self._patience = patience
         self._clock = clock

@@ -8,6 +8,7 @@ import contextvars
 import copy
 import fcntl
 import gc
+import io
 import json
 import pickle
 import socket
@@ -418,3 +419,11 @@ def arrived_at_the_client(connection: socket.socket) -> None:
         assert time.monotonic() < deadline
     for _ in range(3):
         default_service().run(lambda _scope: asyncio.sleep(0))
+
+
+def test_file_is_sent_as_it_was_given(client: openai.OpenAI, fake_openai: FakeOpenAI) -> None:
+    """A file is a tuple with an object that is no JSON: it has to stay a tuple."""
+    files = StandInClient(client, wait_for).files
+    with pytest.raises(openai.NotFoundError):  # the fake server has no files, but was asked
+        files.create(file=("items.jsonl", io.BytesIO(b"the content")), purpose="batch")
+    assert b"the content" in fake_openai.requests[-1].raw

@@ -430,12 +430,10 @@ def test_an_answer_that_never_ends_is_bounded_by_every_limit(
     subject: Subject, stop: threading.Event, part: str, limit: str
 ) -> None:
     """Each byte that comes starts `client_timeout`, which is one for each read, anew."""
-    subject.server.respond = drip(stop, part)
-    began = time.monotonic()
+    subject.server.respond = drip(stop, part)  # four times as long as the result may take
     arguments = [make_argument(text) for text in ("first", "bad", "last")]
     asked = subject.in_thread(lambda: subject.engine.forward(arguments, **{limit: 0.5}))
-    outputs, metadatas = asked.result(5)
-    assert time.monotonic() - began < 3
+    outputs, metadatas = asked.result(DEADLINE / 4)
     assert [outputs[0], outputs[2]] == [["answer to first"], ["answer to last"]]
     assert isinstance(metadatas[1]["exception"], errors.TimeoutError)
     subject.server.wait_for(
@@ -462,16 +460,14 @@ def test_an_answer_that_never_ends_is_given_up_when_its_caller_is_cancelled(
 
     server.respond = respond
 
-    async def main() -> float:
+    async def main() -> None:
         running = asyncio.create_task(subject.engine.aforward([make_argument("bad")]))
         await asyncio.to_thread(arrived.wait, DEADLINE)
-        began = time.monotonic()
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
-        return time.monotonic() - began
 
-    assert subject.in_thread(asyncio.run, main()).result(DEADLINE) < 1
+    subject.in_thread(asyncio.run, main()).result(DEADLINE / 2)  # the server goes on for longer
     assert gone.wait(5), "the server notices that the connection is closed"
     assert subject.ask(subject.engine, "next") == answered("next")
 

@@ -194,6 +194,33 @@ def test_an_sdk_error_that_a_remedy_raises_again_takes_no_key_into_a_pickle(
         assert KEY.encode() not in pickled
 
 
+def test_an_error_without_a_request_that_a_remedy_raises_harms_no_other_item(
+    engine: AsyncGPTXBatchEngine, fake_openai: FakeOpenAI
+) -> None:
+    def remedy(_engine: Any, _error: Exception, _callback: Any, _argument: Any) -> Any:
+        raise openai.APIError("made by hand", request=None, body=None)  # type: ignore[arg-type]
+
+    fake_openai.reply = lambda request: HTTPFault(400) if "bad" in request.user_text else "answer"
+    outputs, metadatas = engine.forward(
+        [make_argument("good"), make_argument("bad", except_remedy=remedy)]
+    )
+    assert outputs == [["answer"], ["made by hand"]]
+    assert isinstance(metadatas[1]["exception"], openai.APIError)
+
+
+def test_a_key_is_found_behind_a_cause_and_behind_a_context(
+    engine: AsyncGPTXBatchEngine, fake_openai: FakeOpenAI
+) -> None:
+    def remedy(_engine: Any, error: Exception, _callback: Any, _argument: Any) -> Any:
+        raise KeyError("another") from LookupError("the cause")  # its context is the SDK's
+
+    fake_openai.fail_next(HTTPFault(400))
+    _, [metadata] = engine.forward([make_argument("text", except_remedy=remedy)])
+    context = metadata["exception"].__context__
+    assert isinstance(context, openai.BadRequestError)
+    assert context.request.headers["authorization"] == "[secure]"
+
+
 def test_what_is_shown_of_the_parts_tells_no_key(
     engine: AsyncGPTXBatchEngine, fake_openai: FakeOpenAI, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -163,6 +163,13 @@ def test_the_report_names_what_is_not_good(what: str, capsys: pytest.CaptureFixt
     assert f"WRONG: {said[what]}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("seconds", "is_good"), [(110, True), (600, False)])
+def test_the_report_allows_memory_more_in_a_short_run(seconds: int, is_good: bool) -> None:
+    """1.5 % of it in the second half."""
+    rests = [Sample(seconds * i / 11, 900.0 + 2.7 * i, 5.0, 20.0) for i in range(12)]
+    assert soak.report(full_ledger(), rests) is is_good
+
+
 def test_what_is_left_after_closing_is_told() -> None:
     before = Sample(0, 900, 3, 10)
     assert soak.check_all_ends(before, before._replace(memory=990)) == []
