@@ -255,9 +255,9 @@ def test_no_more_requests_are_out_than_permits(
 def test_waiting_for_a_permit_does_not_run_down_the_timeout(
     stand_in: StandInClient, fake_openai: FakeOpenAI
 ) -> None:
-    """Each answer takes 0.1 s and each attempt has 1 s, but the last waits for five others."""
-    fake_openai.latency = 0.3
-    ask = stand_in.with_options(timeout=1.0).chat.completions.create
+    """An answer takes 0.8 s and an attempt has 3 s, but the last waits for four others before."""
+    fake_openai.latency = 0.8
+    ask = stand_in.with_options(timeout=3.0).chat.completions.create
     count = 5 * MAX_CONCURRENCY
     outcomes = Batch(lambda _: ask(**CHAT), range(count), window=count).run()
     assert [outcome.error for outcome in outcomes if outcome.error] == []

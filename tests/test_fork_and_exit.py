@@ -45,8 +45,9 @@ def _server(fake_openai: FakeOpenAI) -> None:
 
 FORKED_CHILD = """
 ask("before the fork")
-parents = [threading.Thread(target=lambda: print(ask("of the parent"), flush=True))
-           for _ in range(3)]
+def tell():  # the line in one write: the three may print at once
+    print(ask("of the parent") + "\\n", end="", flush=True)
+parents = [threading.Thread(target=tell) for _ in range(3)]
 for thread in parents:
     thread.start()
 pid = os.fork()
