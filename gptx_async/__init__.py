@@ -14,11 +14,29 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from .engine import AsyncBatchEngine, AsyncGPTXBatchEngine, install, uninstall
+    from .governor import RateLimit
+    from .telemetry import Percentiles, Stats, configure_logging
+
+_ROOMS = {
+    "AsyncBatchEngine": "engine",
+    "AsyncGPTXBatchEngine": "engine",
+    "Percentiles": "telemetry",
+    "RateLimit": "governor",
+    "Stats": "telemetry",
+    "configure_logging": "telemetry",
+    "install": "engine",
+    "uninstall": "engine",
+}
+"""Where each public name is found, when it is first asked for."""
 
 __all__ = [
     "AsyncBatchEngine",
     "AsyncGPTXBatchEngine",
+    "Percentiles",
+    "RateLimit",
+    "Stats",
     "__version__",
+    "configure_logging",
     "errors",
     "install",
     "uninstall",
@@ -26,9 +44,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _ROOMS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(".engine", __name__), name)
+    value = getattr(importlib.import_module(f".{_ROOMS[name]}", __name__), name)
     globals()[name] = value
     return value
 

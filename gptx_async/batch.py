@@ -21,6 +21,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 import greenlet
@@ -28,7 +29,7 @@ import greenlet
 from . import errors
 from .service import GRACE_SECONDS, SLICE_SECONDS, Call, Outcome
 
-__all__ = ["WINDOW", "Batch", "Waitable", "attempt_timeout", "is_item", "wait_for"]
+__all__ = ["WINDOW", "Batch", "Place", "Waitable", "is_item", "place", "wait_for"]
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -50,6 +51,14 @@ class Waitable(Protocol):
 
     def check(self) -> None:
         """See whether it can still end, and end it if not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an item stands: its batch, and its index there."""
+
+    batch: Batch[Any, Any]
+    index: int
 
 
 class _Item(greenlet.greenlet, Generic[T]):
@@ -92,8 +101,9 @@ class Batch(Generic[A, T]):
             hold a frame for each.
         deadline: Seconds for the whole batch; what is not answered by then ends with a
             `TimeoutError`. None for no limit.
-        timeout: Seconds for one attempt of an item's call, as `attempt_timeout` tells; None for no
-            such limit.
+        timeout: Seconds for one attempt of an item's call, which the items ask for by `place`; None
+            for no such limit.
+        shared: Whatever the calls of the items share, likewise.
     """
 
     def __init__(
@@ -103,10 +113,12 @@ class Batch(Generic[A, T]):
         window: int = WINDOW,
         deadline: float | None = None,
         timeout: float | None = None,
+        shared: Any = None,
     ) -> None:
         self.function = function
         self.items = items
         self.timeout = timeout
+        self.shared = shared
         self.abandoned = False
         self._window = window
         self._deadline = deadline
@@ -150,6 +162,12 @@ class Batch(Generic[A, T]):
             if clock is not None:
                 clock.cancel()
         return self._results()
+
+    def tally(self) -> tuple[int, int, int]:
+        """Return how many items were answered, failed, and were given up or not begun."""
+        ended = [outcome for outcome in self._outcomes if outcome is not None]
+        failed = sum(outcome.error is not None for outcome in ended)
+        return len(ended) - failed, failed, len(self.items) - len(ended)
 
     async def run_async(self) -> list[Outcome[T]]:
         """Run the batch as a coroutine on the caller's loop, which goes on between the items.
@@ -354,10 +372,10 @@ def is_item() -> bool:
     return _current_item() is not None
 
 
-def attempt_timeout() -> float | None:
-    """Return the seconds that an attempt may take by the batch that this code is an item of."""
+def place() -> Place | None:
+    """Return which item of which batch this code runs as, or None; of nested ones the innermost."""
     item = _current_item()
-    return None if item is None else item.batch.timeout
+    return None if item is None else Place(item.batch, item.index)
 
 
 def _warn_of_a_blocked_loop() -> None:

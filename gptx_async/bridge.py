@@ -1,7 +1,7 @@
 """The stand-in for `openai.OpenAI`: looks like it to symbolicai, and hands its calls over.
 
 It records which resource path is walked (`chat.completions.create`), and turns the call at its end
-into a `Call` for the background loop. Where that call goes, and who waits for it, is decided by
+into a `Request` for the background loop. Where that goes, and who waits for it, is decided by
 whoever made the stand-in.
 """
 
@@ -19,8 +19,8 @@ import openai
 import openai.pagination
 import openai.resources  # here, in the caller's thread: a lazy import on the loop could deadlock
 
-from . import client as clients
-from .service import Call
+from .client import ClientSettings, check_supported
+from .request import Request, Terms
 
 __all__ = ["StandInClient"]
 
@@ -47,10 +47,10 @@ class StandInClient:
 
     Args:
         client: The client whose place it takes; of another stand-in, the client behind it.
-        dispatch: Given a call that is not started, returns its result or raises its error; called
+        dispatch: Given a request that is not sent, returns its answer or raises its error; called
             in the thread that makes the call.
-        attempt_timeout: Returns the seconds that an attempt of the call being made may take, or
-            None for the client's own timeout; called in the thread that makes the call.
+        terms: Given the keyword arguments of a call, returns the terms on which it is made; called
+            in the thread that makes the call.
 
     Raises:
         UnsupportedClientError: The client is not a plain `openai.OpenAI`.
@@ -59,19 +59,19 @@ class StandInClient:
     def __init__(
         self,
         client: object,
-        dispatch: Callable[[Call[Any]], Any],
-        attempt_timeout: Callable[[], float | None] = lambda: None,
+        dispatch: Callable[[Request], Any],
+        terms: Callable[[Mapping[str, Any]], Terms] = lambda _kwargs: Terms(),
     ) -> None:
         if isinstance(client, StandInClient):
             client = client._client
-        self.__dict__["_client"] = clients.check_supported(client)
+        self.__dict__["_client"] = check_supported(client)
         self.__dict__["_dispatch"] = dispatch
-        self.__dict__["_attempt_timeout"] = attempt_timeout
+        self.__dict__["_terms"] = terms
 
     @property
-    def settings(self) -> clients.ClientSettings:
+    def settings(self) -> ClientSettings:
         """The settings that the next call will be made with."""
-        return clients.ClientSettings.of(self._client)
+        return ClientSettings.of(self._client)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or "_client" not in self.__dict__:
@@ -86,7 +86,7 @@ class StandInClient:
         return value
 
     def _copy(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> StandInClient:
-        return StandInClient(method(*args, **kwargs), self._dispatch, self._attempt_timeout)
+        return StandInClient(method(*args, **kwargs), self._dispatch, self._terms)
 
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(self._client, name, value)
@@ -135,10 +135,10 @@ class _Method:
             return self._sync_method(*args, **kwargs)
         stand_in = self._stand_in
         args, kwargs = _made_plain(self._sync_method, args, kwargs)
-        timeout = stand_in._attempt_timeout()
-        send = functools.partial(clients.send, stand_in.settings, self._path, args, kwargs, timeout)
+        terms = stand_in._terms(kwargs)
         try:
-            result = stand_in._dispatch(Call(send))
+            request = Request(stand_in.settings, self._path, args, kwargs, terms)
+            result = stand_in._dispatch(request)
         except TypeError as error:
             _name_sync_class(error)
             raise

@@ -10,36 +10,39 @@ import asyncio
 import builtins
 import functools
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import aiohttp
 import openai
 
 from .errors import TimeoutError, UnsupportedClientError  # noqa: A004 - ours is meant
 
-if TYPE_CHECKING:
-    from .service import LoopScope
-
-__all__ = ["MAX_CONCURRENCY", "ClientSettings", "send"]
-
-MAX_CONCURRENCY = 256
-"""How many requests of one client are out at once.
-
-More wait their turn before their attempt begins: those that wait inside a transport's pool run down
-their own timeouts (openai/openai-python#821). Each takes a file descriptor, of which a process
-often has 1024.
-"""
-
+__all__ = ["ClientSettings", "attempt", "check_supported"]
 
 MAX_HEADER_BYTES = 100 * 1024
 """How long, and how many, an answer's headers may be: httpcore's limit, so the sync client's."""
 
 
-_attempt_timeout: ContextVar[float | None] = ContextVar("_attempt_timeout", default=None)
-"""Seconds for the whole of an attempt: of the call whose task runs, on the loop."""
+@dataclass(slots=True)
+class _Attempt:
+    """What the SDK has no argument or result for.
+
+    Attributes:
+        timeout: Seconds for the whole attempt, or None for what the transport bounds by itself.
+        retries: How many attempts of the call were made before it.
+        headers: Those of the answer, when it is there.
+    """
+
+    timeout: float | None
+    retries: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+_current: ContextVar[_Attempt] = ContextVar("_current")
+"""The attempt that the running task makes, on the loop."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,8 @@ class ClientSettings:
         organization: The OpenAI-Organization header, or None.
         project: The OpenAI-Project header, or None.
         timeout: Seconds for one attempt, or the SDK's own timeout object, or None for no limit.
-        max_retries: How often the SDK tries again.
+        max_retries: How often a failed attempt is made again; not by the SDK, whose own retries
+            are off.
         default_headers: Headers of every request.
         default_query: Query parameters of every request.
     """
@@ -82,7 +86,10 @@ class ClientSettings:
 
     @functools.cached_property
     def key(self) -> tuple[object, ...]:
-        """What tells these settings from others, hashable: timeouts and mappings are not."""
+        """What tells the clients of these settings from others.
+
+        Hashable, as timeouts and mappings are not; without `max_retries`, which no client needs.
+        """
         return (
             ClientSettings,
             str(self.api_key),  # whatever it was built with: a list is not hashable
@@ -90,26 +97,25 @@ class ClientSettings:
             self.organization,
             self.project,
             repr(self.timeout),
-            self.max_retries,
             repr(self.default_headers),
             repr(self.default_query),
         )
 
     def build_sync(self) -> openai.OpenAI:
         """Build a sync client with these settings, as after unpickling an engine."""
-        return openai.OpenAI(**self._arguments())
+        return openai.OpenAI(**self._arguments(), max_retries=self.max_retries)
 
     def build_async(self) -> openai.AsyncOpenAI:
-        """Build an async client with these settings. Only on the loop that is to own it."""
-        limits = type(openai.DEFAULT_CONNECTION_LIMITS)(
-            max_connections=MAX_CONCURRENCY, max_keepalive_connections=MAX_CONCURRENCY
-        )
-        http_client = openai.DefaultAioHttpClient(limits=limits)
-        http_client.send = functools.partial(_send_in_time, http_client.send)  # type: ignore[method-assign]
+        """Build an async client with these settings. Only on the loop that is to own it.
+
+        It opens as many connections as there are requests out, and sends each of them once.
+        """
+        http_client = openai.DefaultAioHttpClient()
+        http_client.send = functools.partial(_send, http_client.send)  # type: ignore[method-assign]
         for transport in [http_client._transport, *http_client._mounts.values()]:
             if transport is not None:  # None where a proxy is not to be used
                 _liken_to_sync(transport)
-        return openai.AsyncOpenAI(**self._arguments(), http_client=http_client)
+        return openai.AsyncOpenAI(**self._arguments(), max_retries=0, http_client=http_client)
 
     def _arguments(self) -> dict[str, Any]:
         return {
@@ -118,7 +124,6 @@ class ClientSettings:
             "organization": self.organization,
             "project": self.project,
             "timeout": self.timeout,
-            "max_retries": self.max_retries,
             "default_headers": self.default_headers,
             "default_query": self.default_query,
         }
@@ -131,13 +136,14 @@ def _liken_to_sync(transport: Any) -> None:
 
 
 def _build_session(transport: Any) -> aiohttp.ClientSession:
-    """Build aiohttp's session as the transport does, but for headers and cookies.
+    """Build aiohttp's session as the transport does, but for its pool, headers and cookies.
 
-    Those of an answer may be as long and as many as the sync client takes; the cookies are kept by
-    the SDK's own client, and not a second time.
+    How many requests are out is for others to say: those that wait inside a pool run down their own
+    timeouts (openai/openai-python#821). An answer's headers may be as long and as many as the sync
+    client takes; the cookies are kept by the SDK's own client, and not a second time.
     """
     connector = _Connector(
-        limit=transport.limits.max_connections,
+        limit=0,
         keepalive_timeout=transport.limits.keepalive_expiry,
         ssl=transport.ssl_context,
     )
@@ -164,18 +170,23 @@ class _Connector(aiohttp.TCPConnector):
         return None
 
 
-async def _send_in_time(send: Callable[..., Awaitable[Any]], request: Any, **options: Any) -> Any:
+async def _send(send: Callable[..., Awaitable[Any]], request: Any, **options: Any) -> Any:
     """Send a request and read the answer within the time that an attempt may take.
 
     The transports bound each read alone, so that an answer that drips would never end.
     """
+    current = _current.get()
+    if current.retries and request.headers.get("x-stainless-retry-count") == "0":
+        request.headers["x-stainless-retry-count"] = str(current.retries)
     try:
-        async with asyncio.timeout(_attempt_timeout.get()) as clock:
-            return await send(request, **options)
+        async with asyncio.timeout(current.timeout) as clock:
+            response = await send(request, **options)
     except builtins.TimeoutError as error:
         if not clock.expired():  # the system's own, of a connection
             raise
         raise _httpx_error(type(request), "ReadTimeout", error) from error
+    current.headers = response.headers
+    return response
 
 
 async def _handle(handle: Callable[[Any], Awaitable[Any]], request: Any) -> Any:
@@ -220,53 +231,40 @@ def check_supported(client: object) -> openai.OpenAI:
     return client
 
 
-class _LoopClient:
-    """An async client on the loop, with the permits for its requests."""
-
-    def __init__(self, settings: ClientSettings) -> None:
-        self.sdk = settings.build_async()
-        self.permits = asyncio.Semaphore(MAX_CONCURRENCY)
-
-    async def close(self) -> None:
-        """Close the connections, on the loop that opened them."""
-        await self.sdk.close()
-
-
-async def send(
-    settings: ClientSettings,
+async def attempt(
+    client: openai.AsyncOpenAI,
     path: Sequence[str],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    timeout: float | None,  # noqa: ASYNC109 - of each attempt: `asyncio.timeout` is of all
-    scope: LoopScope,
-) -> Any:
-    """Make one call of the SDK, on the loop.
+    timeout: float | None,  # noqa: ASYNC109 - without the time that others take on the loop
+    retries: int,
+) -> tuple[Any, Mapping[str, str]]:
+    """Make one attempt of a call of the SDK, on the loop that the client is of.
 
     Args:
-        settings: Which client; it is built at the first call with these settings.
+        client: One of `ClientSettings.build_async`.
         path: The attributes that lead to the method, `("chat", "completions", "create")` say.
         args: The method's positional arguments.
         kwargs: The method's keyword arguments.
-        timeout: Seconds for each attempt, from when it is sent; None for the client's own.
-        scope: What the loop owns.
+        timeout: Seconds for the attempt, from when it is sent; None for the client's own.
+        retries: How many attempts were made before this one.
 
     Returns:
-        What the awaited method returns.
+        What the awaited method returns, and the headers of the answer.
 
     Raises:
         openai.OpenAIError: As the same method of the sync client would.
-        gptx_async.errors.TimeoutError: The last attempt took longer than `timeout`.
+        gptx_async.errors.TimeoutError: The attempt took longer than `timeout`.
     """
     if timeout is not None:
         kwargs = {**kwargs, "timeout": timeout}
-        _attempt_timeout.set(timeout)  # in the context of this call's own task
-    client = scope.get(settings.key, lambda: _LoopClient(settings), _LoopClient.close)
-    async with client.permits:
-        method = functools.reduce(getattr, path, client.sdk)
-        try:
-            return await method(*args, **kwargs)  # type: ignore[operator]
-        except openai.APITimeoutError as error:
-            failed = _true_error(error, timeout)
+    current = _Attempt(timeout, retries)
+    _current.set(current)  # in the context of this call's own task
+    method = functools.reduce(getattr, path, client)
+    try:
+        return await method(*args, **kwargs), current.headers  # type: ignore[operator]
+    except openai.APITimeoutError as error:
+        failed = _true_error(error, timeout)
     raise failed  # out of the `except`, or the error that it corrects would be its context
 
 

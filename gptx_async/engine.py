@@ -14,11 +14,9 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
-import operator
-import reprlib
 import threading
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Unpack
 
 import openai
 from requests import RequestException
@@ -27,22 +25,31 @@ from symai.backend.engines.neurosymbolic.engine_openai_gptX_chat import GPTXChat
 from symai.backend.settings import SYMAI_CONFIG
 from symai.functional import EngineRepository
 
-from .batch import WINDOW, Batch, attempt_timeout, is_item, wait_for
+from .batch import WINDOW, Batch, is_item, place, wait_for
 from .bridge import StandInClient
 from .client import ClientSettings
 from .errors import (
     ConfigurationError,
+    CostLimitError,
     SchedulerError,
     TimeoutError,  # noqa: A004 - ours is meant
     VocabularyError,
 )
+from .governor import Pacing, RateLimit
 from .offline import provide_vocabularies
+from .options import EngineOptions, checked
+from .request import BatchGroup, Request, Terms, estimate_tokens
+from .retry import PATIENCE
 from .service import Call, Outcome
+from .telemetry import Recorder, Stats
 
 __all__ = ["AsyncBatchEngine", "AsyncGPTXBatchEngine", "install", "uninstall"]
 
 Answer = tuple[list[Any], dict[str, Any]]
 """What an engine's forward returns for one argument: the outputs, and the metadata."""
+
+_NOT_SENT_OR_LATE = (ConfigurationError, CostLimitError, TimeoutError)
+"""What this package adds to how a call can fail: errors of options that the sync engine has not."""
 
 _QUERY = "_gptx_async_query"
 """Under which name of `argument.prop` a query stands while its argument is with a scheduler."""
@@ -69,12 +76,28 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
             then fails with a `gptx_async.errors.TimeoutError`; what is answered stays.
         timeout: Seconds for one attempt of a call, from when it is sent; the client's own when not
             given. When the last attempt takes longer the call fails with a `TimeoutError` too.
+        max_concurrency: How many requests may be out at once, to one base URL with one key for one
+            model. What goes there is paced together in the whole process: where several engines
+            have different limits, the lowest holds.
+        rate_limit: What may be sent there in a minute; what the server says of its own limits when
+            not given, and where it says less.
+        rate_limit_patience: Seconds for which a call is tried again that is answered 429; then it
+            fails with the error that the sync engine would have raised.
+        adaptive: Whether what the server answers changes the pace: its rate limit headers, 429s,
+            overload, outages. If not, only the two limits above hold.
+        prices: US$ per million tokens in and out, by model: `{"gpt-4o-mini": (0.15, 0.60)}`; a
+            third figure is the price of a cached token in. `stats()` then tells the cost.
+        max_cost: US$ after which nothing more is sent by this engine: calls then fail with a
+            `gptx_async.errors.CostLimitError`. What is in flight at that moment may exceed it.
+        log_content: Whether log events hold prompts, answers and texts of errors.
 
-    All but the first are attributes as well, and may be changed at any time.
+    All but the first are attributes as well, and may be changed at any time, for the calls after
+    it.
 
     Raises:
         UnsupportedClientError: The engine's client is not a plain `openai.OpenAI`.
-        ConfigurationError: The window, the deadline or the timeout is not above 0.
+        ConfigurationError: An option is no number, or too low; or there is a `max_cost` and no
+            prices.
     """
 
     # symbolicai reads this to choose between its two query paths; the one for batching bends a
@@ -88,13 +111,23 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
         window: int = WINDOW,
         deadline: float | None = None,
         timeout: float | None = None,
+        max_concurrency: int = Pacing.max_concurrency,
+        rate_limit: RateLimit | None = None,
+        rate_limit_patience: float = PATIENCE,
+        adaptive: bool = True,
+        prices: Mapping[str, Sequence[float]] | None = None,
+        max_cost: float | None = None,
+        log_content: bool = False,
     ) -> None:
         # Not BatchEngine.__init__: it would set anew what is read through to the sync engine, and
         # add a second handler to the root logger, so that each line is printed twice.
         self._sync_engine = sync_engine
+        self._pacing = Pacing(checked("max_concurrency", max_concurrency), rate_limit, adaptive)
+        self._recorder = Recorder(prices, max_cost, log_content)
         self.window = window
         self.deadline = deadline
         self.timeout = timeout
+        self.rate_limit_patience = rate_limit_patience
         self._callback: Callable[[Any], Any] | None = None
         self._thread_local = threading.local()
         _quiet_transport_loggers()
@@ -122,8 +155,8 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
                 `gptx_async.errors.TimeoutError`. An item of a batch never raises one.
         """
         if isinstance(argument, (list, tuple)):
-            batch = self._batch(self._query, argument, deadline, timeout)
-            return [_answer(outcome) for outcome in batch.run()]
+            with self._told_batch(self._query, argument, deadline, timeout) as batch:
+                return [_answer(outcome) for outcome in batch.run()]
         return self._ask_one(self._query, argument, deadline, timeout)
 
     def _forward(
@@ -145,7 +178,8 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
                 `gptx_async.errors.TimeoutError`. An item of a batch never raises one.
         """
         if isinstance(argument, (list, tuple)):
-            return _transpose(self._batch(self._forward_one, argument, deadline, timeout).run())
+            with self._told_batch(self._forward_one, argument, deadline, timeout) as batch:
+                return _transpose(batch.run())
         return self._ask_one(self._forward_one, argument, deadline, timeout)
 
     # By another name, for symbolicai's MetadataTracker takes each frame named `forward` whose
@@ -178,11 +212,23 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
                 every item that was begun is unwound.
         """
         if isinstance(argument, (list, tuple)):
-            batch = self._batch(self._forward_one, argument, deadline, timeout)
-            return _transpose(await batch.run_async())
+            with self._told_batch(self._forward_one, argument, deadline, timeout) as batch:
+                return _transpose(await batch.run_async())
         batch = self._batch(self._forward_one, [argument], deadline, timeout)
         [outcome] = await batch.run_async()
         return outcome.result()
+
+    def stats(self) -> Stats:
+        """Return what became of this engine's calls, in numbers. Allowed in any thread.
+
+        Counted since the engine was made, in this process, or since `reset_stats()`. `limit` is
+        that of the model that was asked last.
+        """
+        return self._recorder.stats()
+
+    def reset_stats(self) -> None:
+        """Count from zero again; what `max_cost` limits goes on. Allowed in any thread."""
+        self._recorder.reset()
 
     def prepare(self, argument: Any) -> None:
         """Build the prompt of an argument, as the sync engine does."""
@@ -224,16 +270,26 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or "_sync_engine" not in self.__dict__:
             raise AttributeError(name)  # copy and pickle ask before there is a sync engine
+        if name in _PACING:
+            return getattr(self._pacing, name)
+        if name in _COUNTING:
+            return getattr(self._recorder, name)
         return getattr(self._sync_engine, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in _LIMITS:
-            value = _checked_limit(name, value)
+        value = checked(name, value)
+        if name in _PACING:
+            limits = {each: getattr(self._pacing, each) for each in _PACING}
+            self._pacing = Pacing(**limits | {name: value})
+            return
+        if name in _COUNTING:
+            setattr(self._recorder, name, value)
+            return
         if name in _OWN_ATTRIBUTES or hasattr(type(self), name):
             object.__setattr__(self, name, value)
             return
         if name == "client":
-            value = StandInClient(value, self._dispatch, self._attempt_timeout)
+            value = StandInClient(value, self._dispatch, self._terms)
         setattr(self._sync_engine, name, value)
 
     def __delattr__(self, name: str) -> None:
@@ -257,7 +313,7 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
             "class": type(self._sync_engine),
             "attributes": attributes,
             "settings": None if client is None else client.settings,
-            "options": {name: getattr(self, name) for name in _LIMITS},
+            "options": {name: getattr(self, name) for name in _OPTIONS},
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -284,7 +340,7 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
             answer: Answer = self._sync_engine.forward(argument)
         except ValueError as error:
             # What the sync engine makes of a failed call; an error of our own stays itself.
-            if isinstance(error.__context__, TimeoutError):
+            if isinstance(error.__context__, _NOT_SENT_OR_LATE):
                 raise error.__context__ from None
             raise
         else:
@@ -312,9 +368,10 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
         arguments: Sequence[Any],
         deadline: float | None,
         timeout: float | None,
+        group: BatchGroup | None = None,
     ) -> Batch[Any, Answer]:
-        deadline = _checked_limit("deadline", deadline)
-        timeout = _checked_limit("timeout", timeout)
+        deadline = checked("deadline", deadline)
+        timeout = checked("timeout", timeout)
         if deadline is None and not is_item():
             deadline = self.deadline
         if timeout is None:
@@ -333,11 +390,54 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
                 self.prepare(argument)
             return ask(argument)
 
-        return Batch(ask_prepared, arguments, self.window, deadline, timeout)
+        return Batch(ask_prepared, arguments, self.window, deadline, timeout, group)
+
+    @contextlib.contextmanager
+    def _told_batch(
+        self,
+        ask: Callable[[Any], Answer],
+        arguments: Sequence[Any],
+        deadline: float | None,
+        timeout: float | None,
+    ) -> Iterator[Batch[Any, Answer]]:
+        """Make a batch that the log tells of: that it starts, and when the block ends how it ended.
+
+        Raises:
+            ConfigurationError: The deadline or the timeout is no number above 0.
+        """
+        batch = self._batch(ask, arguments, deadline, timeout)
+        model = getattr(self._sync_engine, "model", None)
+        record = self._recorder.batch(len(arguments), self.window, model)
+        batch.shared = BatchGroup(record.id)
+        try:
+            yield batch
+        finally:
+            record.ended(*batch.tally())
 
     def _attempt_timeout(self) -> float | None:
-        inherited = attempt_timeout()
-        return self.timeout if inherited is None else inherited
+        here = place()
+        return self.timeout if here is None or here.batch.timeout is None else here.batch.timeout
+
+    def _terms(self, call: Mapping[str, Any]) -> Terms:
+        """Return the terms on which a call of the stand-in client is made, in its thread."""
+        return Terms(
+            self._attempt_timeout(),
+            self.rate_limit_patience,
+            self._pacing,
+            self._recorder,
+            self._count_tokens(call),
+        )
+
+    def _count_tokens(self, call: Mapping[str, Any]) -> int:
+        """Return the tokens of a prompt: by the engine's own count if a limit is set in them.
+
+        Else by their characters: so do the servers that tell of limits, before they answer.
+        """
+        limit = self._pacing.rate_limit
+        if limit is not None and limit.tokens_per_minute is not None and "messages" in call:
+            with contextlib.suppress(Exception):  # messages in a form that the engine cannot count
+                return int(self._sync_engine.compute_required_tokens(call["messages"]))
+        return estimate_tokens(call)
 
     def _scheduler_callback(self) -> Callable[[Any], Any] | None:
         """Return the scheduler's callback, if it can answer a query of this thread now."""
@@ -362,15 +462,19 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
         finally:
             self._thread_local.query = outer
 
-    def _dispatch(self, call: Call[Any]) -> Any:
+    def _dispatch(self, request: Request) -> Any:
         """Send a call of the stand-in client on its way, and return or raise its outcome."""
-        if is_item():
-            return wait_for(call)
-        query: _Query | None = getattr(self._thread_local, "query", None)
-        if query is None:
-            return wait_for(call)
-        self._thread_local.query = None  # a remedy's calls are not the scheduler's
-        return query.ask(call)
+        query: _Query | None = None
+        if not is_item():
+            query = getattr(self._thread_local, "query", None)
+        try:
+            if query is None:
+                return _send(request)
+            self._thread_local.query = None  # a remedy's calls are not the scheduler's
+            return query.ask(request)
+        except BaseException as error:
+            request.record.failed(error)  # if the loop has not told of it: it never came there
+            raise
 
 
 class AsyncGPTXBatchEngine(AsyncBatchEngine):
@@ -382,11 +486,12 @@ class AsyncGPTXBatchEngine(AsyncBatchEngine):
         model: As for `GPTXChatEngine`.
         client_timeout: As for `GPTXChatEngine`: seconds for the connecting, and for each read, of
             an attempt; the SDK's 600 when not given.
-        client_max_retries: How often a failed attempt is made again; the SDK's 2 when not given.
-        window: As for `AsyncBatchEngine`.
-        deadline: As for `AsyncBatchEngine`.
-        timeout: As for `AsyncBatchEngine`, for the whole of an attempt; takes the place of
-            `client_timeout`.
+        client_max_retries: How often an attempt is made again after a fault (no connection, a
+            timeout, a status 408, 409, 5xx); the SDK's 2 when not given. Not for 429, which has
+            its `rate_limit_patience`.
+        **options: As for `AsyncBatchEngine`: window, deadline, timeout, max_concurrency,
+            rate_limit, rate_limit_patience, adaptive, prices, max_cost, log_content. `timeout`, for
+            the whole of an attempt, takes the place of `client_timeout`.
 
     Raises:
         ValueError: As `GPTXChatEngine` does, for a missing key or an unknown model.
@@ -402,45 +507,36 @@ class AsyncGPTXBatchEngine(AsyncBatchEngine):
         *,
         client_timeout: float | None = None,
         client_max_retries: int | None = None,
-        window: int = WINDOW,
-        deadline: float | None = None,
-        timeout: float | None = None,
+        **options: Unpack[EngineOptions],
     ) -> None:
-        options = {"client_timeout": client_timeout, "client_max_retries": client_max_retries}
-        given = {
-            name: _checked_limit(name, value)
-            for name, value in options.items()
-            if value is not None
+        given = {"client_timeout": client_timeout, "client_max_retries": client_max_retries}
+        for_client = {
+            name: checked(name, value) for name, value in given.items() if value is not None
         }
-        super().__init__(
-            _build_chat_engine(api_key, model, given),
-            window=window,
-            deadline=deadline,
-            timeout=timeout,
-        )
+        super().__init__(_build_chat_engine(api_key, model, for_client), **options)
 
 
 class _Query:
-    """A query whose argument is with a scheduler: its call, and what became of it.
+    """A query whose argument is with a scheduler: its request, and what became of that.
 
     It is made in the thread that queries, travels with the argument to the scheduler's batch, which
-    sends its call, and comes back when that thread wakes.
+    sends the request, and comes back when that thread wakes.
     """
 
     def __init__(self, argument: Any, callback: Callable[[Any], Any]) -> None:
         self._argument = argument
         self._callback = callback
-        self._call: Call[Any] | None = None
+        self._request: Request | None = None
         self._outcome: Outcome[Any] | None = None
 
-    def ask(self, call: Call[Any]) -> Any:
-        """Give the argument to the scheduler, wait, and return or raise the call's outcome.
+    def ask(self, request: Request) -> Any:
+        """Give the argument to the scheduler, wait, and return or raise the request's outcome.
 
         Raises:
-            _AnsweredByScheduler: What the scheduler returned is not the outcome of this call.
+            _AnsweredByScheduler: What the scheduler returned is not the outcome of this request.
             SchedulerError: It is no answer at all.
         """
-        self._call = call
+        self._request = request
         setattr(self._argument.prop, _QUERY, self)
         try:
             answer = self._callback(self._argument)
@@ -452,10 +548,10 @@ class _Query:
         raise _AnsweredByScheduler(outputs, metadata)
 
     def send(self) -> Answer:
-        """Make the call, as an item of the scheduler's batch."""
-        assert self._call is not None
+        """Send the request, as an item of the scheduler's batch."""
+        assert self._request is not None
         try:
-            response = wait_for(self._call)
+            response = _send(self._request)
         except Exception as error:
             self._outcome = Outcome(error=error)
             return _failed(error)
@@ -479,7 +575,12 @@ class _AnsweredByScheduler(BaseException):
 
 
 def install(
-    api_key: str | None = None, model: str | None = None, **options: Any
+    api_key: str | None = None,
+    model: str | None = None,
+    *,
+    client_timeout: float | None = None,
+    client_max_retries: int | None = None,
+    **options: Unpack[EngineOptions],
 ) -> AsyncGPTXBatchEngine:
     """Build an `AsyncGPTXBatchEngine` and register it as symbolicai's 'neurosymbolic' engine.
 
@@ -488,7 +589,9 @@ def install(
             given.
         model: The model's name; NEUROSYMBOLIC_ENGINE_MODEL of symbolicai's configuration when not
             given.
-        **options: The further options of `AsyncGPTXBatchEngine`.
+        client_timeout: As for `AsyncGPTXBatchEngine`.
+        client_max_retries: As for `AsyncGPTXBatchEngine`.
+        **options: As for `AsyncGPTXBatchEngine`.
 
     Returns:
         The engine. `uninstall` puts back what was registered before.
@@ -501,6 +604,8 @@ def install(
     engine = AsyncGPTXBatchEngine(
         _setting("api_key", api_key, "NEUROSYMBOLIC_ENGINE_API_KEY"),
         _setting("model", model, "NEUROSYMBOLIC_ENGINE_MODEL"),
+        client_timeout=client_timeout,
+        client_max_retries=client_max_retries,
         **options,
     )
     if engine.id() != "neurosymbolic":
@@ -561,36 +666,12 @@ def _setting(name: str, given: str | None, key: str) -> str:
     return str(value)
 
 
-def _checked_limit(name: str, value: Any) -> Any:
-    """Return a limit of the engine or of a call as the number that it stands for.
-
-    Raises:
-        ConfigurationError: It stands for none, or for one that is not above 0.
-    """
-    if value is None and name != "window":
-        return None
-    if name == "client_timeout" and isinstance(value, openai.Timeout):
-        return value
-    number: float = -1
-    what, least = _WHOLE_NUMBERS.get(name, ("a number of seconds above 0", None))
-    with contextlib.suppress(Exception):  # whatever it is that stands for no number
-        if least is not None:
-            number = operator.index(value)
-        elif not isinstance(value, (str, bytes)):  # which float() would read
-            number = float(min(value, threading.TIMEOUT_MAX))
-    if not (number > 0 if least is None else number >= least):
-        raise ConfigurationError(
-            f"{name} is {_shown(value)}, but has to be {what}"
-            + ("." if name == "window" else ", or None.")
-        )
-    return number
-
-
-def _shown(value: Any) -> str:
-    try:
-        return reprlib.repr(value)
-    except Exception:
-        return f"a {type(value).__name__}"
+def _send(request: Request) -> Any:
+    """Send a request and wait for it; within a batch, as one of that batch's."""
+    here = place()
+    if here is not None and here.batch.shared is not None:
+        request.join(here.batch.shared, here.index)
+    return wait_for(Call(request))
 
 
 def _quiet_transport_loggers() -> None:
@@ -693,15 +774,19 @@ def _texts(response: Any) -> list[Any]:
         return []
 
 
-_LIMITS = frozenset({"deadline", "timeout", "window"})
+_PACING = frozenset({"adaptive", "max_concurrency", "rate_limit"})
+_COUNTING = frozenset({"log_content", "max_cost", "prices"})
+_OPTIONS = EngineOptions.__annotations__.keys()
+"""The options of an engine; the first of them are kept by its `Pacing`, the second by its
+`Recorder`."""
 
-_WHOLE_NUMBERS = {
-    "client_max_retries": ("a whole number, 0 or above", 0),
-    "window": ("a whole number of items above 0", 1),
+_OWN_ATTRIBUTES = (_OPTIONS - _PACING - _COUNTING) | {
+    "_callback",
+    "_pacing",
+    "_recorder",
+    "_sync_engine",
+    "_thread_local",
 }
-"""The limits that are whole numbers: what to call them, and the least that they may be."""
-
-_OWN_ATTRIBUTES = _LIMITS | {"_callback", "_sync_engine", "_thread_local"}
 
 _installed: dict[str, Any] = {}
 """The engine that `install` registered, and what was registered before it."""

@@ -1,8 +1,8 @@
 """The events that the package tells of: their names, their levels, and where they go.
 
 Where an application has configured structlog they go through its processors. Where it has not, they
-go to `logging`, to the loggers below "gptx_async"; `logging` by itself shows WARNING and above, on
-standard error. Which of the two is looked up at each event, for an application may configure late.
+go to `logging`, to the loggers below "gptx_async", whose level is WARNING unless the application
+sets another. Which of the two is looked up at each event, for an application may configure late.
 structlog, which takes 90 ms to import, is not imported for that: an application that has not
 imported it has not configured it.
 
@@ -20,10 +20,13 @@ import json as json_module
 import logging
 import re
 import sys
+import threading
 from collections.abc import Mapping
 from typing import Any, Final
 
 __all__ = ["EVENTS", "Burst", "configure_logging", "emit", "is_enabled", "without_keys"]
+
+_PACE = ("model", "limit", "rate")
 
 EVENTS: Final[Mapping[str, tuple[int, tuple[str, ...]]]] = {
     "batch.started": (logging.INFO, ("batch", "items", "window", "model")),
@@ -53,9 +56,9 @@ EVENTS: Final[Mapping[str, tuple[int, tuple[str, ...]]]] = {
         ),
     ),
     "burst.ended": (logging.INFO, ("of", "suppressed", "took")),
-    "governor.cut": (logging.INFO, ("model", "before", "limit", "status", "request_id")),
-    "governor.grew": (logging.DEBUG, ("model", "before", "limit")),
-    "governor.paused": (logging.INFO, ("model", "limit", "seconds", "status", "request_id")),
+    "governor.cut": (logging.INFO, (*_PACE, "before", "rate_before", "status", "request_id")),
+    "governor.grew": (logging.DEBUG, (*_PACE, "before", "rate_before")),
+    "governor.paused": (logging.INFO, (*_PACE, "seconds", "status", "request_id")),
     "service.started": (logging.INFO, ("loop_thread",)),
     "service.closed": (logging.INFO, ("loop_thread", "in_flight")),
     "service.restarted": (logging.WARNING, ("loop_thread", "cause")),
@@ -82,11 +85,15 @@ _broken: set[type[BaseException]] = set()
 def emit(event: str, fields: Mapping[str, Any], level: int | None = None) -> None:
     """Tell of an event. Allowed in any thread; never raises what a handler or processor raises.
 
+    Nothing is told any more when the main thread has ended: what then fails, fails for that.
+
     Args:
         event: A name of `EVENTS`.
         fields: Its fields; those that are None are left out.
         level: Another level than the event's own.
     """
+    if not threading.main_thread().is_alive():
+        return
     level = EVENTS[event][0] if level is None else level
     try:
         known = {name: _clean(value) for name, value in fields.items() if value is not None}
@@ -190,6 +197,10 @@ class Burst:
         self.suppressed = 0
         return fields
 
+
+# symbolicai sets the root logger to DEBUG, with a handler that prints INFO for each of its engines.
+if not logging.getLogger("gptx_async").level:
+    logging.getLogger("gptx_async").setLevel(logging.WARNING)
 
 _CONSOLE_FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
 

@@ -39,13 +39,25 @@ __all__ = ["Governor", "Pacing", "Permit", "RateLimit", "StarvedError", "Ticket"
 ROW_OF_FAILURES = 8
 """How many failures without a success between hold all; as many as are at work, if they are fewer.
 
-An item has three attempts as the SDK has them, so with fewer at work all would be spent before.
+An item has three attempts as the SDK has them, so with fewer at work all would be spent before. One
+call alone is never held for an outage: it fails after its attempts, as with the SDK.
 """
 
 FIRST_GAP, LAST_GAP = 0.5, 8.0
 """Seconds before the first probe of a hold, and between two at most; doubled each time.
 
 The SDK's own backoff (INITIAL_RETRY_DELAY and MAX_RETRY_DELAY of openai._constants).
+"""
+
+OUTAGE_PATIENCE = 60.0
+"""Seconds for which a ticket waits for a server that does not answer at all, at most.
+
+Retries were not meant to bridge an outage, so this is shorter than the patience with refusals.
+"""
+
+UNSENT_PATIENCE = 10.0
+"""Seconds for which a ticket that was never sent waits at least, whatever its patience: it is to
+fail for what others were told only when that goes on.
 """
 
 LONGEST_PAUSE = 10.0
@@ -170,9 +182,11 @@ class Ticket:
         """Wait for the turn of the next attempt. One at a time.
 
         Args:
-            patience: The seconds, counted from the ticket's first `admit` or the first refusal
+            patience: The seconds, counted from the ticket's first `admit` or the first failure
                 since the last success, whichever is later, after which a further refusal, to
-                whomever, ends the waiting. It does not end by waiting for a limit that is kept.
+                whomever, ends the waiting; `OUTAGE_PATIENCE` where it is no refusal, and at least
+                `UNSENT_PATIENCE` before the first attempt. It does not end by waiting for a limit
+                that is kept.
 
         Returns:
             The permit, to be given back by one of its methods.
@@ -201,6 +215,10 @@ class Ticket:
         if isinstance(outcome, Permit):
             return outcome
         raise outcome
+
+    def close(self) -> None:
+        """Tell that the call has ended. On the loop's thread, once."""
+        self._governor._open_tickets -= 1
 
     @property
     def _waits(self) -> bool:
@@ -343,6 +361,7 @@ class Governor:
 
         self._fresh: deque[Ticket] = deque()  # not admitted yet, first come first
         self._again: list[Ticket] = []  # a heap of those that were: they all came earlier
+        self._open_tickets = 0
         self._waiting = 0
         self._in_flight = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -355,6 +374,7 @@ class Governor:
         self._answer_tokens: float | None = None
         self._has_succeeded = False
         self._failures_in_row = 0
+        self._is_refusing = False  # or else it fails otherwise
         self._failing_since: float | None = None  # the first failure since the last success
         self._failed_at = -math.inf
         self._swept_at = -math.inf
@@ -383,7 +403,9 @@ class Governor:
     def ticket(
         self, pacing: Pacing, prompt_tokens: int = 0, answer_tokens: int | None = None
     ) -> Ticket:
-        """Return a ticket for one call and all its attempts. On the loop's thread.
+        """Return a ticket for one call and all its attempts, to be closed at the call's end.
+
+        On the loop's thread.
 
         Args:
             pacing: The engine's; it counts as long as it is alive.
@@ -394,6 +416,7 @@ class Governor:
         if known is None or known() is not pacing:
             self._pacings[id(pacing)] = weakref.ref(pacing, self._note_death)
             self._merge(asyncio.get_running_loop().time())
+        self._open_tickets += 1
         return Ticket(self, pacing, prompt_tokens, answer_tokens)
 
     # What the pacings ask for.
@@ -628,7 +651,7 @@ class Governor:
         retry_after: float | None,
         now: float,
     ) -> None:
-        self._note_failure(error, now)
+        self._note_failure(error, now, is_refusal=True)
         self._settle_unused(permit)
         if self._adaptive:
             told = self._hear(permit, headers, 0, now)
@@ -702,9 +725,9 @@ class Governor:
         pause = min(retry_after, LONGEST_PAUSE)
         hold = self._hold
         if hold is None:
-            at_work = self._in_flight + 1 + self._waiting
-            enough = min(ROW_OF_FAILURES, max(2, at_work))
-            row = self._failures_in_row >= enough and (self._has_succeeded or by_refusals)
+            enough = min(ROW_OF_FAILURES, max(2, self._open_tickets))
+            may_hold = by_refusals or (self._has_succeeded and self._open_tickets > 1)
+            row = self._failures_in_row >= enough and may_hold
             if at_once or row or retry_after > SHORT_RETRY_AFTER:
                 until = now + self._jittered(max(pause, FIRST_GAP))
                 self._hold = _Hold(now, self._sent, by_refusals, until, self._marks[0])
@@ -719,6 +742,9 @@ class Governor:
         """Return the seconds for which all are held."""
         hold = self._hold
         if hold is None:
+            return 0.0
+        if not hold.by_refusals and self._open_tickets <= 1:
+            self._hold = None  # one call alone finds out by itself
             return 0.0
         if hold.until <= now and hold.by_refusals and hold.probe is not None:
             self._resume(hold, now)
@@ -746,9 +772,10 @@ class Governor:
 
     # Patience.
 
-    def _note_failure(self, error: Exception, now: float) -> None:
+    def _note_failure(self, error: Exception, now: float, *, is_refusal: bool = False) -> None:
         if self._failing_since is None:
             self._failing_since = now
+        self._is_refusing = is_refusal
         self._failed_at = now
         self._last_error = error
 
@@ -763,10 +790,13 @@ class Governor:
         self._pump(now)
 
     def _is_starved(self, ticket: Ticket) -> bool:
-        """Tell whether a refusal came as late as the ticket's patience after it began to wait."""
+        """Tell whether a failure came as late as the ticket's patience after it began to wait."""
         if self._failing_since is None:
             return False
-        return self._failed_at - max(ticket._arrived_at, self._failing_since) >= ticket._patience
+        patience = ticket._patience if self._is_refusing else OUTAGE_PATIENCE
+        if not ticket.attempts:
+            patience = max(patience, UNSENT_PATIENCE)
+        return self._failed_at - max(ticket._arrived_at, self._failing_since) >= patience
 
     def _tell(self, event: str, **fields: object) -> None:
         self._notify(

@@ -24,6 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
+from . import telemetry
 from .errors import (
     LoopThreadDiedError,
     LoopThreadError,
@@ -250,7 +251,8 @@ class _LoopThread:
         self.ended = False
         self._lock = lock
         self._closing = False
-        self._cause: BaseException | None = None
+        self.cause: BaseException | None = None
+        """What it died of, if it did."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event | None = None
         self._ready: concurrent.futures.Future[asyncio.AbstractEventLoop] = (
@@ -288,11 +290,11 @@ class _LoopThread:
         if self._closing:
             return _closed_error()
         error = LoopThreadDiedError(
-            f"The background thread for model calls ended ({self._cause!r}) with this call in "
+            f"The background thread for model calls ended ({self.cause!r}) with this call in "
             "flight; whether the server has answered it is unknown. Ask again: the next call "
             "starts a new thread."
         )
-        error.__cause__ = self._cause
+        error.__cause__ = self.cause
         return error
 
     def explain(self, error: BaseException, *, cancelled: bool) -> BaseException:
@@ -366,13 +368,13 @@ class _LoopThread:
         try:
             loop.run_until_complete(self._serve(loop))
         except BaseException as error:  # the calls that were in flight raise it
-            self._cause = error
+            self.cause = error
         with self._lock:
             self.ended = True
         try:
             loop.run_until_complete(self._end())
         except BaseException as error:
-            self._cause = self._cause or error
+            self.cause = self.cause or error
 
     async def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
         self._stop = asyncio.Event()
@@ -450,7 +452,9 @@ class LoopService:
             self._closed = True
             thread, self._current = self._current, None
         if thread is not None:
+            in_flight = len(thread.pending)
             thread.close()
+            telemetry.service_closed(self._name, in_flight)
 
     def _become_new(self) -> None:
         """Start without thread or loop; in a forked child, where the old lock may be held."""
@@ -467,9 +471,16 @@ class LoopService:
         self._check_thread("make a blocking call")
         if _is_exiting():
             raise _closed_error()
+        dead: _LoopThread | None = None
         with self._lock:
-            while not self._running().submit(call):
-                self._current = None
+            before = self._current
+            while not (thread := self._running()).submit(call):
+                dead, self._current = thread, None
+        # Told without the lock: a log handler may wait for a thread that makes a call.
+        if dead is not None:
+            telemetry.service_restarted(self._name, dead.cause)
+        elif thread is not before:
+            telemetry.service_started(self._name)
 
     def _check_thread(self, what: str) -> None:
         current = self._current

@@ -18,7 +18,7 @@ import time
 import uuid
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
 from . import tracing
 from .errors import ConfigurationError, CostLimitError, ServiceError
@@ -36,12 +36,11 @@ __all__ = [
     "Stats",
     "configure_logging",
     "failure_kind",
-    "governor_cut",
-    "governor_grew",
-    "governor_paused",
+    "governor_changed",
     "service_closed",
     "service_restarted",
     "service_started",
+    "tokens_of",
 ]
 
 _PROMPTS = ("messages", "input", "prompt")
@@ -64,6 +63,14 @@ _KINDS = {
 
 Usage = tuple[int, int, int]
 """Tokens in, those of them that were cached, tokens out."""
+
+
+class HasLimit(Protocol):
+    """A governor, as far as it is known here."""
+
+    @property
+    def limit(self) -> int:
+        """How many requests may be out at once now."""
 
 
 class Recorder:
@@ -96,18 +103,32 @@ class Recorder:
         tracer_provider: TracerProvider | None = None,
     ) -> None:
         self.log_content = log_content
-        self._prices = None if prices is None else _checked_prices(prices)
-        self._price = functools.lru_cache(maxsize=256)(functools.partial(_price, self._prices))
         self._max_cost: float | None = None
+        self.prices = prices
         self.max_cost = max_cost
         self._clock = clock
         self._tracer_provider = tracer_provider
         self._counts = Counts()
+        self.limit_of: HasLimit | None = None
+        """What says how many requests may be out at once: the governor that was asked last."""
         _recorders.add(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle what it was built with, not what it has counted."""
         return type(self), (self._prices, self.max_cost, self.log_content)
+
+    @property
+    def prices(self) -> Mapping[str, tuple[float, float, float]] | None:
+        """US$ per million tokens in, out, and cached in; may be set at any time."""
+        return self._prices
+
+    @prices.setter
+    def prices(self, value: Mapping[str, Sequence[float]] | None) -> None:
+        prices = None if value is None else _checked_prices(value)
+        if prices is None and self._max_cost is not None:
+            raise ConfigurationError("max_cost needs prices. Set it to None first.")
+        self._prices = prices
+        self._price = functools.lru_cache(maxsize=256)(functools.partial(_price, prices))
 
     @property
     def max_cost(self) -> float | None:
@@ -163,12 +184,9 @@ class Recorder:
         """
         return BatchRecord(self, items, window, model)
 
-    def stats(self, limit: int | None = None) -> Stats:
-        """Return what was counted. Allowed in any thread.
-
-        Args:
-            limit: How many requests may be out at once now.
-        """
+    def stats(self) -> Stats:
+        """Return what was counted. Allowed in any thread."""
+        limit = None if self.limit_of is None else self.limit_of.limit
         return self._counts.snapshot(limit, has_prices=self._prices is not None)
 
     def reset(self) -> None:
@@ -206,6 +224,7 @@ class Recorder:
 
     def _begin_anew(self) -> None:
         self._counts = Counts()
+        self.limit_of = None
 
 
 _WAITING, _IN_FLIGHT, _DONE = range(3)
@@ -258,6 +277,11 @@ class CallRecord:
         with counts.lock:
             counts.calls += 1
             counts.waiting += 1
+
+    def join(self, batch: str, index: int) -> None:
+        """Tell of which batch it is one, and its place in it."""
+        self._of_batch = batch
+        self._index = index
 
     def attached(self) -> contextlib.AbstractContextManager[None]:
         """Return a context manager for the attempt, on the loop: what is traced in it is a child.
@@ -496,35 +520,25 @@ class BatchRecord:
         )
 
 
-def governor_cut(
-    model: str | None,
-    before: int,
-    limit: int,
-    *,
-    status: int | None = None,
-    request_id: str | None = None,
-) -> None:
-    """Tell that fewer requests may be out at once than before."""
-    fields = {"model": model, "before": before, "limit": limit}
-    emit("governor.cut", fields | {"status": status, "request_id": request_id})
+def governor_changed(event: str, fields: Mapping[str, Any]) -> None:
+    """Tell that more or fewer requests are sent than before, or none: what a governor notifies.
 
-
-def governor_grew(model: str | None, before: int, limit: int) -> None:
-    """Tell that more requests may be out at once than before."""
-    emit("governor.grew", {"model": model, "before": before, "limit": limit})
-
-
-def governor_paused(
-    model: str | None,
-    seconds: float,
-    *,
-    limit: int | None = None,
-    status: int | None = None,
-    request_id: str | None = None,
-) -> None:
-    """Tell that nothing is sent for some seconds."""
-    fields = {"model": model, "limit": limit, "seconds": seconds}
-    emit("governor.paused", fields | {"status": status, "request_id": request_id})
+    Args:
+        event: `governor_cut`, `governor_grew` or `governor_paused`.
+        fields: What `Governor` gives with it, named by the model.
+    """
+    error = fields.get("error") if event != "governor_grew" else None
+    told = {
+        "model": fields["governor"] or None,
+        "before": fields.get("before"),
+        "limit": fields["limit"],
+        "rate_before": fields.get("rate_before"),
+        "rate": fields["rate"],
+        "seconds": fields.get("seconds"),
+        "status": None if error is None else _status(error),
+        "request_id": None if error is None else _request_id(error),
+    }
+    emit(event.replace("_", ".", 1), told)
 
 
 def service_started(thread: str) -> None:
@@ -606,6 +620,12 @@ def _usage(response: object) -> Usage | None:
         min(cached, tokens_in) if _is_token_count(cached) else 0,
         tokens_out if _is_token_count(tokens_out) else 0,
     )
+
+
+def tokens_of(response: object) -> int | None:
+    """Return how many tokens an answer and its prompt have; None unless the server told."""
+    usage = _usage(response)
+    return None if usage is None else usage[0] + usage[2]
 
 
 def _is_token_count(value: object) -> TypeGuard[int]:

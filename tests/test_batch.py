@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from gptx_async import batch as batch_module
-from gptx_async.batch import Batch, attempt_timeout, is_item, wait_for
+from gptx_async.batch import Batch, is_item, place, wait_for
 from gptx_async.errors import CallCancelledError, GPTXAsyncError, ServiceClosedError
 from gptx_async.service import Call, LoopScope, LoopService, Outcome, default_service
 
@@ -415,11 +415,18 @@ def test_what_was_not_begun_by_the_deadline_is_never_sent() -> None:
     assert gate.asked == [0, 1]
 
 
-def test_attempt_timeout_is_that_of_the_batch_one_is_an_item_of() -> None:
-    assert attempt_timeout() is None
-    inner = Batch(lambda _: attempt_timeout(), [0], timeout=2.0)
-    outer = Batch(lambda _: (attempt_timeout(), *values(inner.run())), [0], timeout=1.0)
-    assert values(outer.run()) == [(1.0, 2.0)]
+def test_a_place_is_that_in_the_innermost_batch() -> None:
+    assert place() is None
+
+    def here(_: object) -> tuple[float | None, object, int]:
+        place_of_item = place()
+        assert place_of_item is not None
+        batch = place_of_item.batch
+        return batch.timeout, batch.shared, place_of_item.index
+
+    inner = Batch(here, [0, 0], timeout=2.0, shared="inner")
+    outer = Batch(lambda _: (here(_), *values(inner.run())), [0], timeout=1.0, shared="outer")
+    assert values(outer.run()) == [((1.0, "outer", 0), (2.0, "inner", 0), (2.0, "inner", 1))]
 
 
 def test_run_async_gives_the_loop_back_between_items_and_while_calls_are_out() -> None:

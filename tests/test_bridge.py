@@ -24,13 +24,22 @@ import pytest
 
 from gptx_async.batch import Batch, wait_for
 from gptx_async.bridge import StandInClient
-from gptx_async.client import MAX_CONCURRENCY, ClientSettings
+from gptx_async.client import ClientSettings
 from gptx_async.errors import ServiceClosedError, UnsupportedClientError
+from gptx_async.governor import Pacing
+from gptx_async.request import Request
 from gptx_async.service import Call, LoopScope, default_service
 from gptx_async.testing import FakeOpenAI, Reset, Stall
 
 MESSAGES: Any = [{"role": "user", "content": "text"}]
 CHAT: dict[str, Any] = {"model": "gpt-4o-mini", "messages": MESSAGES}
+
+
+MAX_CONCURRENCY = Pacing.max_concurrency
+
+
+def dispatch(request: Request) -> Any:
+    return wait_for(Call(request))
 
 
 @pytest.fixture
@@ -40,7 +49,7 @@ def client(fake_openai: FakeOpenAI) -> openai.OpenAI:
 
 @pytest.fixture
 def stand_in(client: openai.OpenAI) -> StandInClient:
-    return StandInClient(client, wait_for)
+    return StandInClient(client, dispatch)
 
 
 @pytest.fixture
@@ -148,7 +157,7 @@ def test_what_a_sync_client_sends_is_sent(fake_openai: FakeOpenAI) -> None:
         max_retries=0,
     )
     client.chat.completions.create(**CHAT)
-    StandInClient(client, wait_for).chat.completions.create(**CHAT)
+    StandInClient(client, dispatch).chat.completions.create(**CHAT)
     expected, sent = fake_openai.requests
     assert sent.path == expected.path
     assert sent.body == expected.body
@@ -166,7 +175,7 @@ def test_a_proxy_of_the_environment_is_used(
         api_key="sk-key", base_url="http://no-such-host.invalid/v1", max_retries=0
     )
     expected = client.chat.completions.create(**CHAT)
-    assert StandInClient(client, wait_for).chat.completions.create(**CHAT) == expected
+    assert StandInClient(client, dispatch).chat.completions.create(**CHAT) == expected
     assert [r.headers["Host"] for r in fake_openai.requests] == ["no-such-host.invalid"] * 2
 
 
@@ -191,7 +200,7 @@ def test_a_timeout_is_a_timeout(stand_in: StandInClient, fake_openai: FakeOpenAI
 def test_no_server_is_a_connection_error(client: openai.OpenAI) -> None:
     client.base_url = "http://127.0.0.1:9/v1"
     with pytest.raises(openai.APIConnectionError) as caught:
-        StandInClient(client, wait_for).chat.completions.create(**CHAT)
+        StandInClient(client, dispatch).chat.completions.create(**CHAT)
     assert type(caught.value) is openai.APIConnectionError
 
 
@@ -206,11 +215,12 @@ def test_clients_with_equal_settings_are_one_and_others_are_not(
         {"organization": "org-2"},
         {"project": "proj-2"},
         {"timeout": 3.0},
-        {"max_retries": 5},
         {"default_headers": {"X-Header": "1"}},
         {"default_query": {"version": "1"}},
     ):
         assert ClientSettings.of(client.with_options(**change)).key != ClientSettings.of(client).key
+    patient = client.with_options(max_retries=5)  # which is not the async client's business
+    assert ClientSettings.of(patient).key == ClientSettings.of(client).key
 
 
 def test_connections_are_kept_and_shared_by_threads_and_stand_ins(
@@ -218,11 +228,11 @@ def test_connections_are_kept_and_shared_by_threads_and_stand_ins(
 ) -> None:
     async def connections(scope: LoopScope) -> int:
         loop_client: Any = scope.get(ClientSettings.of(client).key, pytest.fail, pytest.fail)
-        transport = loop_client.sdk._client._transport
+        transport = loop_client._client._transport
         return sum(len(each) for each in transport.client.connector._conns.values())
 
     def ask(_number: int) -> Any:
-        return StandInClient(client, wait_for).chat.completions.create(**CHAT)
+        return StandInClient(client, dispatch).chat.completions.create(**CHAT)
 
     fake_openai.hold()
     with ThreadPoolExecutor(20) as pool:
@@ -291,16 +301,16 @@ def test_clients_that_are_not_plain_are_refused(fake_openai: FakeOpenAI) -> None
         api_key="sk-key", azure_endpoint=fake_openai.base_url, api_version="2024-06-01"
     )
     with pytest.raises(UnsupportedClientError, match="AzureOpenAI"):
-        StandInClient(azure, wait_for)
+        StandInClient(azure, dispatch)
     provider = openai.OpenAI(api_key=lambda: "sk-key", base_url=fake_openai.base_url)
     with pytest.raises(UnsupportedClientError, match="string"):
-        StandInClient(provider, wait_for)
+        StandInClient(provider, dispatch)
     with openai.DefaultHttpxClient() as http_client:
         own = openai.OpenAI(
             api_key="sk-key", base_url=fake_openai.base_url, http_client=http_client
         )
         with pytest.raises(UnsupportedClientError, match="http_client"):
-            StandInClient(own, wait_for)
+            StandInClient(own, dispatch)
 
 
 def test_settings_show_no_key() -> None:
@@ -339,11 +349,13 @@ def test_a_call_can_be_cancelled_in_each_state(
     fake_openai.wait_for(lambda server: server.disconnected == MAX_CONCURRENCY)
     fake_openai.release()
 
-    async def permits(scope: LoopScope) -> int:
-        loop_client: Any = scope.get(stand_in.settings.key, pytest.fail, pytest.fail)
-        return int(loop_client.permits._value)
+    async def in_flight_and_waiting(scope: LoopScope) -> tuple[int, int]:
+        key = (stand_in.settings.base_url, stand_in.settings.api_key, CHAT["model"])
+        line: Any = scope.get(key, pytest.fail, pytest.fail)
+        assert not line.unsent
+        return line.governor.in_flight, line.governor.waiting
 
-    assert Call(permits).wait().result() == MAX_CONCURRENCY
+    assert Call(in_flight_and_waiting).wait().result() == (0, 0)
     assert_all_at_once(stand_in, fake_openai)
 
 
@@ -400,7 +412,7 @@ def test_an_answer_that_nobody_asked_for_is_not_that_of_the_next_request() -> No
         server.settimeout(10)
         host, port = server.getsockname()
         client = openai.OpenAI(api_key="sk-key", base_url=f"http://{host}:{port}/v1", max_retries=0)
-        ask = StandInClient(client, wait_for).chat.completions.create
+        ask = StandInClient(client, dispatch).chat.completions.create
         pool = stack.enter_context(ThreadPoolExecutor(1))
         for asked in range(2):
             answer = pool.submit(ask, **CHAT)
@@ -423,7 +435,7 @@ def arrived_at_the_client(connection: socket.socket) -> None:
 
 def test_file_is_sent_as_it_was_given(client: openai.OpenAI, fake_openai: FakeOpenAI) -> None:
     """A file is a tuple with an object that is no JSON: it has to stay a tuple."""
-    files = StandInClient(client, wait_for).files
+    files = StandInClient(client, dispatch).files
     with pytest.raises(openai.NotFoundError):  # the fake server has no files, but was asked
         files.create(file=("items.jsonl", io.BytesIO(b"the content")), purpose="batch")
     assert b"the content" in fake_openai.requests[-1].raw

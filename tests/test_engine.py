@@ -397,7 +397,7 @@ def test_a_deadline_holds_for_the_batches_of_a_scheduler(
 @pytest.mark.parametrize("option", ["window", "deadline", "timeout"])
 def test_a_limit_that_is_none_is_refused(fake_openai: FakeOpenAI, option: str) -> None:
     with pytest.raises(ConfigurationError, match=f"{option} is 0, but has to be .* above 0"):
-        AsyncGPTXBatchEngine(KEY, MODEL, **{option: 0})
+        AsyncGPTXBatchEngine(KEY, MODEL, **{option: 0})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("value", [float("nan"), "5", b"5", [5], 1j, object(), -1])

@@ -17,7 +17,7 @@ from gptx_async.bridge import StandInClient
 from gptx_async.errors import GPTXAsyncError, ServiceClosedError
 from gptx_async.service import Call, default_service
 
-client = StandInClient(openai.OpenAI(max_retries=0), wait_for)
+client = StandInClient(openai.OpenAI(max_retries=0), lambda request: wait_for(Call(request)))
 
 def ask(text="text"):
     messages = [{"role": "user", "content": text}]

@@ -214,14 +214,36 @@ async def call(
 ) -> str:
     """Make one call as the retry layer does; return what became of it."""
     ticket = governor.ticket(pacing, tokens, answer_tokens)
-    retries = max_retries
+    try:
+        return await make_attempts(
+            ticket,
+            server,
+            rng,
+            tokens + (answer_tokens or 0),
+            patience,
+            max_retries,
+            probes_are_free,
+        )
+    finally:
+        ticket.close()
+
+
+async def make_attempts(
+    ticket: Ticket,
+    server: Server,
+    rng: random.Random,
+    tokens: int,
+    patience: float,
+    retries: int,
+    probes_are_free: bool,
+) -> str:
     for attempt in itertools.count():
         try:
             permit = await ticket.admit(patience)
         except StarvedError:
             return "starved"
         try:
-            headers = await server.answer(tokens + (answer_tokens or 0))
+            headers = await server.answer(tokens)
         except ServerError as error:
             if error.status == 429:
                 permit.refused(error, error.__dict__["headers"], error.retry_after)
@@ -237,7 +259,7 @@ async def call(
             wait = error.retry_after or min(0.5 * 2 ** min(attempt, 5), 8.0)
             await asyncio.sleep(wait * (1 + 0.25 * rng.random()))
         else:
-            permit.succeeded(headers, tokens + (answer_tokens or 0))
+            permit.succeeded(headers, tokens)
             return "answered"
         finally:
             permit.release()

@@ -64,7 +64,7 @@ FAULTS: dict[str, Fault] = {
 
 @pytest.fixture
 def engine(fake_openai: FakeOpenAI) -> Iterator[AsyncGPTXBatchEngine]:
-    engine = gptx_async.install(KEY, MODEL, client_max_retries=0)
+    engine = gptx_async.install(KEY, MODEL, client_max_retries=0, rate_limit_patience=0)
     yield engine
     gptx_async.uninstall()
 
@@ -350,7 +350,8 @@ logging.basicConfig(level=logging.DEBUG)
 import openai
 from gptx_async.batch import wait_for
 from gptx_async.bridge import StandInClient
-client = StandInClient(openai.OpenAI(max_retries=0), wait_for)
+from gptx_async.service import Call
+client = StandInClient(openai.OpenAI(max_retries=0), lambda request: wait_for(Call(request)))
 def ask():
     client.chat.completions.create(model="m", messages=[{"role": "user", "content": "x"}])
 thread = threading.Thread(target=ask)

@@ -14,6 +14,7 @@ import sys
 import timeit
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -32,6 +33,13 @@ InThread = Callable[..., Future[Any]]
 MODEL = "gpt-4o-mini"
 REQUEST = {"model": MODEL, "messages": [{"role": "user", "content": "the prompt"}]}
 PRICES = {MODEL: (0.15, 0.60), "gpt-4o": (2.5, 10.0)}
+
+
+@dataclass
+class Pacer:
+    """Stands for a governor."""
+
+    limit: int
 
 
 class Clock:
@@ -127,7 +135,8 @@ def test_counts_a_call_through_its_states() -> None:
     assert (recorder.stats().waiting, recorder.stats().in_flight) == (1, 0)
     call.sending()
     call.answered(response())
-    stats = recorder.stats(limit=256)
+    recorder.limit_of = Pacer(256)
+    stats = recorder.stats()
     assert (stats.calls, stats.answered, stats.attempts, stats.retries) == (1, 1, 2, 1)
     assert (stats.waiting, stats.in_flight, stats.limit) == (0, 0, 256)
     assert (stats.failures, stats.rate_limited) == ({"rate_limit": 1}, 1)
@@ -303,7 +312,8 @@ def test_shows_a_table_for_people() -> None:
     sent(recorder).answered(response(1_000_000, 1_000_000))
     sent(recorder).failed(StatusError(429))
     sent(recorder, {"model": "another"}).answered(response(model="another"))
-    table = recorder.stats(limit=64).table()
+    recorder.limit_of = Pacer(64)
+    table = recorder.stats().table()
     assert "3: 2 answered, 1 failed, 0 cancelled" in table
     assert "at most 64 at once" in table
     assert "rate_limit 1" in table
@@ -458,9 +468,11 @@ def tell_all(recorder: Recorder, clock: Clock) -> None:
     sent(recorder).failed(StatusError(401))
     batch.ended(answered=1, failed=1, cancelled=1)
     batch.ended(answered=1, failed=1, cancelled=1)  # once
-    telemetry.governor_cut(MODEL, 64, 32, status=429, request_id="req_7")
-    telemetry.governor_grew(MODEL, 32, 33)
-    telemetry.governor_paused(MODEL, 20.0, limit=32, status=429, request_id="req_7")
+    told: dict[str, Any] = {"governor": MODEL, "limit": 32, "rate": 9.5, "in_flight": 1}
+    told |= {"waiting": 0, "error": StatusError(429)}
+    telemetry.governor_changed("governor_cut", told | {"before": 64, "rate_before": 10.0})
+    telemetry.governor_changed("governor_grew", told | {"before": 32, "rate_before": 9.0})
+    telemetry.governor_changed("governor_paused", told | {"seconds": 20.0})
     telemetry.service_started("loop")
     telemetry.service_closed("loop", 2)
     telemetry.service_restarted("loop", MemoryError("text"))
@@ -474,6 +486,7 @@ def test_tells_events_with_these_names_and_fields(
     batch = captured[0]["batch"]
     item = {"batch": batch, "index": 1, "model": MODEL}
     retry = {**item, "request_id": "req_7", "took": 2.0, "waited": 1.0, "retry_in": 4.0}
+    pace = {"limit": 32, "rate": 9.5}
     expected = [
         {"event": "batch.started", "level": "info", "items": 3, "window": 2},
         {"event": "attempt.retried", "level": "warning", **retry, "attempt": 1, "status": 429}
@@ -488,11 +501,11 @@ def test_tells_events_with_these_names_and_fields(
         | {"model": MODEL, "kind": "authentication", "waited": 0.0, "request_id": "req_7"},
         {"event": "batch.ended", "level": "info", "items": 3, "answered": 1, "failed": 1}
         | {"cancelled": 1, "took": 37.0},
-        {"event": "governor.cut", "level": "info", "before": 64, "limit": 32, "status": 429}
-        | {"request_id": "req_7"},
-        {"event": "governor.grew", "level": "debug", "before": 32, "limit": 33},
-        {"event": "governor.paused", "level": "info", "limit": 32, "seconds": 20.0, "status": 429}
-        | {"request_id": "req_7"},
+        {"event": "governor.cut", "level": "info", **pace, "before": 64, "rate_before": 10.0}
+        | {"status": 429, "request_id": "req_7"},
+        {"event": "governor.grew", "level": "debug", **pace, "before": 32, "rate_before": 9.0},
+        {"event": "governor.paused", "level": "info", **pace, "seconds": 20.0}
+        | {"status": 429, "request_id": "req_7"},
         {"event": "service.started", "level": "info", "loop_thread": "loop"},
         {"event": "service.closed", "level": "info", "loop_thread": "loop", "in_flight": 2},
         {"event": "service.restarted", "level": "warning", "loop_thread": "loop"}
@@ -713,7 +726,8 @@ def test_configures_logging_for_scripts(
     configure_logging(json=not as_json, level="ERROR")
     configure_logging(json=as_json, level="info")
     telemetry.service_started("loop")
-    telemetry.governor_grew(MODEL, 1, 2)  # DEBUG
+    fields = {"governor": MODEL, "limit": 2, "rate": None, "before": 1}
+    telemetry.governor_changed("governor_grew", fields)  # DEBUG
     out, err = capsys.readouterr()
     (line,) = err.splitlines()
     assert out == ""

@@ -464,8 +464,12 @@ def _ask_plainly(base_url: str, text: str, pipe: Any) -> None:
 
     from ..batch import wait_for
     from ..bridge import StandInClient
+    from ..service import Call
 
-    client = StandInClient(openai.OpenAI(api_key=KEY, base_url=base_url, max_retries=0), wait_for)
+    client = StandInClient(
+        openai.OpenAI(api_key=KEY, base_url=base_url, max_retries=0),
+        lambda request: wait_for(Call(request)),
+    )
     message = {"role": "user", "content": text}
     answer = client.chat.completions.create(model=MODEL, messages=[message])
     said = answer.choices[0].message.content

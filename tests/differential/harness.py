@@ -224,6 +224,8 @@ class Laboratory:
                 "client_max_retries": 0,
                 **case.options,
             }
+            if engine_name == "async":
+                options["rate_limit_patience"] = 0  # as patient with a 429 as the other is here
             with _environment({"OPENAI_BASE_URL": self.server.base_url, **case.environment}):
                 engine = ENGINES[engine_name](**options)
             if case.fresh:

@@ -78,7 +78,7 @@ def make_items(world: World) -> dict[str, Item]:
         "of a bad format": Item({"response_format": {"schema": {}}}),
         "with nothing said": Item(reply=lambda _request: Reply(None)),
         "refused with 400": Item(reply=BAD_REQUEST),
-        "refused with 401": Item(reply=failing(HTTPFault(401))),
+        "refused with 404": Item(reply=failing(HTTPFault(404))),  # not 401, which ends a batch
         "refused with 429": Item(reply=failing(HTTPFault(429))),
         "refused with 500": Item(reply=failing(HTTPFault(500))),
         "of bad JSON": Item(reply=failing(BadJSON())),

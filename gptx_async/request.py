@@ -1,0 +1,290 @@
+"""One call of the SDK on its way: its turn, its attempts, its record.
+
+A `Request` is made in the thread that calls, and sent by running it on the loop. It brings together
+the rooms below, which do not know each other: the governor says when an attempt may go, the client
+makes it, the retries say if there is another, the record tells of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import openai
+
+from . import retry, telemetry
+from .client import ClientSettings, attempt
+from .errors import CostLimitError
+from .governor import Governor, Pacing, Permit, StarvedError, Ticket
+from .telemetry import Recorder
+
+if TYPE_CHECKING:
+    from .service import LoopScope
+
+__all__ = ["BatchGroup", "Request", "Terms", "estimate_tokens"]
+
+CHARACTERS_PER_TOKEN = 4
+"""Of English text, by OpenAI's rule of thumb
+(https://help.openai.com/en/articles/4936856-what-are-tokens-and-how-to-count-them)."""
+
+_ANSWER_LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+
+_DEFAULT_PACING = Pacing()
+_DEFAULT_RECORDER = Recorder()
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On what terms a request is made: what is not in the call itself.
+
+    Attributes:
+        timeout: Seconds for each attempt, from when it is sent; None for the client's own.
+        patience: Seconds for which it is tried again when the server has had too many requests.
+        pacing: What the governor is asked for.
+        recorder: What counts it and tells of it.
+        prompt_tokens: Tokens of the prompt, as far as known.
+    """
+
+    timeout: float | None = None
+    patience: float = retry.PATIENCE
+    pacing: Pacing = _DEFAULT_PACING
+    recorder: Recorder = _DEFAULT_RECORDER
+    prompt_tokens: int = 0
+
+
+class BatchGroup:
+    """What the requests of one batch share: its id; and after a key was refused, the refusal.
+
+    Args:
+        batch: The id that events name the batch by.
+    """
+
+    def __init__(self, batch: str) -> None:
+        self.batch = batch
+        self.refusals: dict[_LineKey, Exception] = {}
+        """Of each line that refused, the error. Only for the loop's thread."""
+
+
+_LineKey = tuple[str, str, str | None]
+"""Base URL, key and model."""
+
+
+@dataclass
+class _Line:
+    """All that goes to one base URL with one key for one model, in this process.
+
+    Attributes:
+        governor: Who says when the next attempt may go.
+        unsent: The requests that wait for their first turn, each with its task.
+    """
+
+    governor: Governor
+    unsent: dict[Request, asyncio.Task[Any]] = field(default_factory=dict)
+
+    async def close(self) -> None:
+        """Do nothing: no connection is kept here."""
+
+    def end_unsent(self, is_meant: Callable[[Request], bool], error: Exception) -> None:
+        """Let the requests that are meant end with an error, unsent."""
+        for request, task in [*self.unsent.items()]:
+            if is_meant(request) and request.ended_by is None:
+                request.ended_by = error
+                task.cancel()
+
+
+class Request:
+    """One call of the SDK, through all its attempts. Made in the thread that calls.
+
+    It is the function of a `service.Call`: given the loop's scope, it sends itself, once.
+
+    Args:
+        settings: Which client; it is built at the first call with these settings.
+        path: The attributes that lead to the method, `("chat", "completions", "create")` say.
+        args: The method's positional arguments.
+        kwargs: The method's keyword arguments.
+        terms: On what terms.
+    """
+
+    __slots__ = (
+        "_args",
+        "_budget",
+        "_group",
+        "_key",
+        "_kwargs",
+        "_path",
+        "_settings",
+        "_terms",
+        "ended_by",
+        "record",
+    )
+
+    def __init__(
+        self,
+        settings: ClientSettings,
+        path: Sequence[str],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        terms: Terms,
+    ) -> None:
+        self.record = terms.recorder.call(kwargs, path, base_url=settings.base_url)
+        self.ended_by: Exception | None = None
+        """Why it is ended before its first attempt, if it is."""
+        self._settings = settings
+        self._path = path
+        self._args = args
+        self._kwargs = kwargs
+        self._terms = terms
+        self._group: BatchGroup | None = None
+        self._key: _LineKey = (settings.base_url, str(settings.api_key), self.record.model)
+        self._budget = retry.Budget(settings.max_retries, terms.patience)
+
+    def join(self, group: BatchGroup, index: int) -> None:
+        """Make it one of a batch, before it is sent.
+
+        Args:
+            group: The batch's.
+            index: Its item's place in the batch.
+        """
+        self._group = group
+        self.record.join(group.batch, index)
+
+    async def __call__(self, scope: LoopScope) -> Any:
+        """Send it, once; on the loop.
+
+        Returns:
+            What the awaited method of the SDK returns.
+
+        Raises:
+            openai.OpenAIError: As the same method of the sync client would, after the last attempt.
+            gptx_async.errors.TimeoutError: The last attempt took longer than it may.
+            CostLimitError: What was spent has reached `max_cost`; it was not sent.
+            RequestTooLargeError: It is more than the configured limit of a minute.
+            ConfigurationError: There is a `max_cost`, and no price for the model.
+        """
+        try:
+            response = await self._send(scope)
+        except BaseException as error:
+            self.record.failed(error)
+            raise
+        self.record.answered(response)
+        return response
+
+    async def _send(self, scope: LoopScope) -> Any:
+        settings = self._settings
+        client = scope.get(settings.key, settings.build_async, openai.AsyncOpenAI.close)
+        line = scope.get(self._key, lambda: _Line(_governor(self.record.model)), _Line.close)
+        self._terms.recorder.limit_of = line.governor
+        ticket = line.governor.ticket(
+            self._terms.pacing, self._terms.prompt_tokens, _most_tokens(self._kwargs)
+        )
+        last: Exception | None = None
+
+        def retried(error: Exception, seconds: float) -> None:
+            nonlocal last
+            last = error
+            self.record.retried(error, seconds)
+
+        try:
+            return await retry.run(
+                lambda: self._attempt(client, line, ticket), self._budget, retried
+            )
+        except StarvedError as starved:
+            failed = last or retry.copy_of(starved.error)
+        finally:
+            ticket.close()
+        raise failed
+
+    async def _attempt(self, client: openai.AsyncOpenAI, line: _Line, ticket: Ticket) -> Any:
+        permit = await self._turn(line, ticket)
+        self._budget.is_free = permit.is_probe
+        self._check_cost(line, permit)
+        try:
+            with self.record.attached():
+                response, headers = await attempt(
+                    client,
+                    self._path,
+                    self._args,
+                    self._kwargs,
+                    self._terms.timeout,
+                    self.record.attempt - 1,
+                )
+        except BaseException as error:
+            retry.settle(permit, error)
+            self._tell_group(line, error)
+            raise
+        permit.succeeded(headers, telemetry.tokens_of(response))
+        return response
+
+    async def _turn(self, line: _Line, ticket: Ticket) -> Permit:
+        """Wait until the next attempt may go; the first may be called off meanwhile."""
+        if ticket.attempts:
+            return await ticket.admit(self._budget.patience_left)
+        refusal = self._group and self._group.refusals.get(self._key)
+        if refusal:
+            raise retry.copy_of(refusal)
+        task = asyncio.current_task()
+        assert task is not None
+        line.unsent[self] = task
+        try:
+            return await ticket.admit(self._budget.patience_left)
+        except asyncio.CancelledError:
+            if self.ended_by is None or task.uncancel():  # its caller has cancelled it, too
+                raise
+        finally:
+            del line.unsent[self]
+        raise retry.copy_of(self.ended_by)
+
+    def _check_cost(self, line: _Line, permit: Permit) -> None:
+        """Tell the record of the attempt; nothing more is sent when it says so."""
+        try:
+            self.record.sending()
+        except BaseException as error:
+            permit.release()
+            if isinstance(error, CostLimitError):
+                recorder = self._terms.recorder
+                line.end_unsent(lambda other: other._terms.recorder is recorder, error)
+            raise
+
+    def _tell_group(self, line: _Line, error: BaseException) -> None:
+        """Let those of the batch that are not sent yet end with a refusal of the key."""
+        group = self._group
+        if group is None or not isinstance(error, Exception):
+            return
+        if retry.cause_of(error) is retry.Cause.REFUSAL and self._key not in group.refusals:
+            group.refusals[self._key] = error
+            line.end_unsent(lambda other: other._group is group, error)
+
+
+def estimate_tokens(kwargs: Mapping[str, Any]) -> int:
+    """Return about how many tokens the prompt of a call has, by its characters.
+
+    Pictures and files are not counted: their size says nothing of their tokens.
+    """
+    prompt = [kwargs.get(name) for name in ("messages", "input", "prompt", "instructions")]
+    return -(-_characters(prompt) // CHARACTERS_PER_TOKEN)
+
+
+def _characters(value: object) -> int:
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(_characters(value.get(name)) for name in ("content", "text"))
+    if isinstance(value, list):
+        return sum(map(_characters, value))
+    return 0
+
+
+def _most_tokens(kwargs: Mapping[str, Any]) -> int | None:
+    """Return how many tokens the answers to a call may have, if it says."""
+    for name in _ANSWER_LIMITS:
+        limit = kwargs.get(name)
+        if isinstance(limit, int) and limit >= 0:
+            answers = kwargs.get("n")
+            return limit * (answers if isinstance(answers, int) and answers > 0 else 1)
+    return None
+
+
+def _governor(model: str | None) -> Governor:
+    return Governor(model or "", telemetry.governor_changed)
