@@ -125,7 +125,8 @@ class Pacing:
         adaptive: Whether the answers move the limits. If not, only the two above hold.
 
     Raises:
-        ConfigurationError: `max_concurrency` is not a positive whole number.
+        ConfigurationError: `max_concurrency` is not a positive whole number, or `rate_limit` no
+            `RateLimit`.
     """
 
     max_concurrency: int = 256
@@ -137,6 +138,10 @@ class Pacing:
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ConfigurationError(
                 f"max_concurrency is {value!r}. Give a whole number of at least 1."
+            )
+        if self.rate_limit is not None and not isinstance(self.rate_limit, RateLimit):
+            raise ConfigurationError(
+                f"rate_limit is {self.rate_limit!r}. Give a gptx_async.RateLimit, or None."
             )
 
 

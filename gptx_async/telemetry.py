@@ -659,7 +659,8 @@ def _checked_prices(
 ) -> dict[str, tuple[float, float, float]]:
     checked = {}
     for model, price in prices.items():
-        if not isinstance(model, str) or isinstance(price, str) or len(price) not in (2, 3):
+        is_price = isinstance(price, Sequence) and not isinstance(price, str)
+        if not isinstance(model, str) or not is_price or len(price) not in (2, 3):
             raise ConfigurationError(
                 "prices must be US$ per million tokens in and out (and cached in), by model: "
                 f'{{"gpt-4o-mini": (0.15, 0.60)}}. That of {model!r} is not.'

@@ -102,7 +102,6 @@ KINDS: dict[str, Kind] = {
     **{
         f"status{status}": Kind(HTTPFault(status), "failed") for status in (400, 404, 429, 500, 503)
     },
-    "noquota": Kind(HTTPFault(429, code="insufficient_quota"), "failed"),
     "badjson": Kind(faults.BadJSON(), "failed"),
     "emptybody": Kind(faults.EmptyBody(), "failed"),
     "html": Kind(faults.HTML(), "failed"),
@@ -110,12 +109,15 @@ KINDS: dict[str, Kind] = {
     "truncated": Kind(faults.TruncatedJSON(), "failed"),
     "resetbefore": Kind(faults.Reset("before"), "failed"),
     "resetmiddle": Kind(faults.Reset("middle"), "failed"),
-    # Alone only: that a key is refused may be taken for the end of a whole batch.
+    # Alone only: that a key is refused, or has no quota, is the end of a whole batch.
+    "noquota": Kind(HTTPFault(429, code="insufficient_quota"), "failed"),
     "status401": Kind(HTTPFault(401), "failed"),
     "status403": Kind(HTTPFault(403), "failed"),
 }
 
-OF_A_BATCH = [name for name in KINDS if name not in ("never", "status401", "status403")]
+_ALONE = ("never", "noquota", "status401", "status403")
+
+OF_A_BATCH = [name for name in KINDS if name not in _ALONE]
 OF_ONE = [name for name in KINDS if name != "never"]
 
 
@@ -635,7 +637,11 @@ def _build_engine(home: str) -> Any:
 
         from gptx_async import AsyncGPTXBatchEngine
     logger.remove()
-    return AsyncGPTXBatchEngine(KEY, MODEL, client_max_retries=0)
+    logging.getLogger("gptx_async").setLevel(logging.CRITICAL)  # most of the calls are to fail
+    # Without retries and pauses: what is tried here is that nothing is lost, not the pace.
+    return AsyncGPTXBatchEngine(
+        KEY, MODEL, client_max_retries=0, rate_limit_patience=0, adaptive=False
+    )
 
 
 def report(ledger: Ledger, rests: Sequence[Sample]) -> bool:
