@@ -163,18 +163,20 @@ class Request:
             RequestTooLargeError: It is more than the configured limit of a minute.
             ConfigurationError: There is a `max_cost`, and no price for the model.
         """
+        settings = self._settings
+        client = scope.get(settings.key, settings.build_async, openai.AsyncOpenAI.close)
+        line = scope.get(self._key, lambda: _Line(_governor(self.record.model)), _Line.close)
         try:
-            response = await self._send(scope)
+            response = await self._send(client, line)
         except BaseException as error:
             self.record.failed(error)
             raise
         self.record.answered(response)
+        self._end_unsent_at_cost(line)
         return response
 
-    async def _send(self, scope: LoopScope) -> Any:
-        settings = self._settings
-        client = scope.get(settings.key, settings.build_async, openai.AsyncOpenAI.close)
-        line = scope.get(self._key, lambda: _Line(_governor(self.record.model)), _Line.close)
+    async def _send(self, client: openai.AsyncOpenAI, line: _Line) -> Any:
+        self.record.check_cost()
         self._terms.recorder.limit_of = line.governor
         ticket = line.governor.ticket(
             self._terms.pacing, self._terms.prompt_tokens, _most_tokens(self._kwargs)
@@ -199,7 +201,11 @@ class Request:
     async def _attempt(self, client: openai.AsyncOpenAI, line: _Line, ticket: Ticket) -> Any:
         permit = await self._turn(line, ticket)
         self._budget.is_free = permit.is_probe
-        self._check_cost(line, permit)
+        try:
+            self.record.sending()
+        except BaseException:
+            permit.release()
+            raise
         try:
             with self.record.attached():
                 response, headers = await attempt(
@@ -236,16 +242,15 @@ class Request:
             del line.unsent[self]
         raise retry.copy_of(self.ended_by)
 
-    def _check_cost(self, line: _Line, permit: Permit) -> None:
-        """Tell the record of the attempt; nothing more is sent when it says so."""
+    def _end_unsent_at_cost(self, line: _Line) -> None:
+        """Let those of the engine that wait for their turn end, if this answer used up its cost."""
+        if self._terms.recorder.max_cost is None or not line.unsent:
+            return
         try:
-            self.record.sending()
-        except BaseException as error:
-            permit.release()
-            if isinstance(error, CostLimitError):
-                recorder = self._terms.recorder
-                line.end_unsent(lambda other: other._terms.recorder is recorder, error)
-            raise
+            self.record.check_cost()
+        except CostLimitError as error:
+            recorder = self._terms.recorder
+            line.end_unsent(lambda other: other._terms.recorder is recorder, error)
 
     def _tell_group(self, line: _Line, error: BaseException) -> None:
         """Let those of the batch that are not sent yet end with a refusal of the key."""

@@ -234,7 +234,7 @@ class CallRecord:
     """One call: made, sent once or more often, and in the end answered, failed or cancelled.
 
     After the end every method does nothing, so that the loop and the one who waits for it may both
-    tell of it. None raises but `sending`.
+    tell of it. None raises but `sending` and `check_cost`.
     """
 
     __slots__ = (
@@ -290,16 +290,26 @@ class CallRecord:
         """
         return _NOTHING if self._span is None else self._span.attached()
 
-    def sending(self) -> None:
-        """Tell that an attempt is sent now: its turn has come.
+    def check_cost(self) -> None:
+        """Tell whether an attempt may be sent, as far as costs are concerned.
 
         Raises:
             CostLimitError: `max_cost` is reached; the attempt must not be sent.
             ConfigurationError: There is a `max_cost`, and no price for the model.
         """
-        recorder, counts = self._recorder, self._counts
+        recorder = self._recorder
         if recorder._max_cost is not None:
             recorder._check_budget(self.model, recorder._max_cost)
+
+    def sending(self) -> None:
+        """Tell that an attempt is sent now: its turn has come.
+
+        Raises:
+            CostLimitError: As `check_cost` does.
+            ConfigurationError: As `check_cost` does.
+        """
+        self.check_cost()
+        recorder, counts = self._recorder, self._counts
         now = recorder._clock()
         with counts.lock:
             if self._state != _WAITING:

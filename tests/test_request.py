@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
 from typing import Any
@@ -348,8 +349,6 @@ class TestPacing:
     def test_options_survive_a_pickle(
         self, build: Callable[..., AsyncGPTXBatchEngine], fake_openai: FakeOpenAI
     ) -> None:
-        import pickle
-
         limit = RateLimit(requests_per_minute=10)
         engine = build(rate_limit=limit, prices={MODEL: (1, 2)}, max_cost=3.0, adaptive=False)
         again = pickle.loads(pickle.dumps(engine))
@@ -391,11 +390,12 @@ class TestCosts:
     def test_what_waits_for_a_slow_rate_is_ended_at_once_when_the_cost_is_reached(
         self, build: Callable[..., AsyncGPTXBatchEngine], fake_openai: FakeOpenAI
     ) -> None:
-        """Two a minute: by their turns, the last would be ended after nine minutes."""
-        limit = RateLimit(requests_per_minute=2)
+        """One a minute: by their turns, the last would be ended after twenty minutes."""
+        limit = RateLimit(requests_per_minute=1)
         engine = build(rate_limit=limit, prices={MODEL: (1e6, 0.0)}, max_cost=1.0)
-        errors = errors_of(engine.forward([argument()]))
-        assert errors == [None]
+        errors = errors_of(engine.forward(arguments(20)))
+        assert errors[0] is None
+        assert {type(error) for error in errors[1:]} == {CostLimitError}
         errors = errors_of(engine.forward(arguments(20)))
         assert {type(error) for error in errors} == {CostLimitError}
 
@@ -413,7 +413,7 @@ def events() -> Iterator[list[dict[str, Any]]]:
     """What is told, by an application's own structlog."""
     told: list[dict[str, Any]] = []
 
-    def keep(_logger: Any, _method: str, event: dict[str, Any]) -> dict[str, Any]:
+    def keep(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> dict[str, Any]:
         told.append(dict(event))
         raise structlog.DropEvent
 
