@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from gptx_async.events import EVENTS
 from gptx_async.testing import FakeOpenAI
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
@@ -80,6 +82,20 @@ def test_the_scheduler_example_runs(fake_openai: FakeOpenAI) -> None:
     assert completed.stdout.startswith("3 ["), completed.stderr
     assert "Error" not in completed.stdout
     assert len(fake_openai.requests) == 6
+
+
+def test_the_example_of_pacing_runs(fake_openai: FakeOpenAI) -> None:
+    program = example("Retries, pacing and costs") + "\nprint(engine.stats().table())"
+    completed = run_python(program)
+    assert completed.stdout.startswith("calls"), completed.stderr
+
+
+def test_the_table_of_events_is_that_of_the_code() -> None:
+    rows = re.findall(r"^\| `(\w+\.\w+)` \| (\w+) \| .* \| (.*) \|$", README, re.MULTILINE)
+    told = {name: (level, re.findall(r"`(\w+)`", fields)) for name, level, fields in rows}
+    assert told == {
+        name: (logging.getLevelName(level), [*fields]) for name, (level, fields) in EVENTS.items()
+    }
 
 
 def test_the_testing_example_runs() -> None:

@@ -17,6 +17,12 @@ def engines() -> None:
     engine = AsyncGPTXBatchEngine("sk-key", "gpt-4o-mini", client_timeout=1.0, window=10)
     assert_type(engine.id(), str)
     assert_type(engine.executor_callback, Callable[[Any], tuple[list[Any], dict[str, Any]]])
+    limit = gptx_async.RateLimit(requests_per_minute=600, tokens_per_minute=1e6)
+    gptx_async.install(rate_limit=limit, prices={"gpt-4o-mini": (0.15, 0.60)}, max_cost=1.0)
+    assert_type(engine.stats(), gptx_async.Stats)
+    assert_type(engine.stats().took, gptx_async.Percentiles)
+    assert_type(engine.stats().table(), str)
+    gptx_async.configure_logging(json=True, level="DEBUG")
     general: AsyncBatchEngine = engine
     assert_type(general.allows_batching, bool)
     assert_type(gptx_async.__version__, str)
