@@ -278,6 +278,9 @@ class Batch(Generic[A, T]):
         for item in [*self._begun]:
             with contextlib.suppress(BaseException):
                 _switch(item, greenlet.GreenletExit())
+        # Greenlets that can go on are nothing to the garbage collector. It may have ceased to track
+        # this dictionary of them, and then what it holds, the batch too, would never be freed.
+        self._begun.clear()
 
     def _results(self) -> list[Outcome[T]]:
         answered = sum(outcome is not None for outcome in self._outcomes)

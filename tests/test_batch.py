@@ -391,6 +391,35 @@ def test_a_deadline_ends_what_is_not_answered_and_keeps_what_is(
 
 
 @pytest.mark.parametrize("run", RUNNERS)
+def test_a_batch_that_is_unwound_is_freed_though_the_collector_ran_meanwhile(
+    run: Callable[[Batch[Any, Any]], list[Outcome[Any]]],
+) -> None:
+    """It ceases to track a dictionary in which there are only greenlets that can go on."""
+    gate = Gate()
+
+    def ask(index: int) -> None:
+        thing = Thing()
+        references.append(weakref.ref(thing))
+        wait_for(Call(lambda _scope: answer(thing, index)))
+
+    async def answer(thing: Thing, index: int) -> object:
+        if index == 2:
+            gc.collect()
+        await gate.answer(index)
+        return thing
+
+    references: list[weakref.ref[Any]] = []
+    batch = Batch(ask, range(3), deadline=0.3)
+    references.append(weakref.ref(batch))
+    run(batch)
+    del batch
+    default_service().close()  # whose thread may be at the end of a call
+    gc.collect()
+    assert len(references) == 4
+    assert [reference() for reference in references] == [None] * 4
+
+
+@pytest.mark.parametrize("run", RUNNERS)
 def test_a_deadline_that_does_not_pass_changes_nothing(
     run: Callable[[Batch[Any, Any]], list[Outcome[Any]]],
 ) -> None:

@@ -130,7 +130,7 @@ def test_a_ledger_sees_what_is_wrong(name: str) -> None:
 
 
 def make_rests(descriptors: Callable[[int], float]) -> list[Sample]:
-    return [Sample(10.0 * i, 900.0, 5.0, descriptors(i)) for i in range(12)]
+    return [Sample(10.0 * i, 900.0, 2300.0, 5.0, descriptors(i)) for i in range(12)]
 
 
 def full_ledger() -> Ledger:
@@ -166,11 +166,20 @@ def test_the_report_names_what_is_not_good(what: str, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(("seconds", "is_good"), [(110, True), (600, False)])
 def test_the_report_allows_memory_more_in_a_short_run(seconds: int, is_good: bool) -> None:
     """1.5 % of it in the second half."""
-    rests = [Sample(seconds * i / 11, 900.0 + 2.7 * i, 5.0, 20.0) for i in range(12)]
+    rests = [Sample(seconds * i / 11, 900.0 + 2.7 * i, 2300.0, 5.0, 20.0) for i in range(12)]
     assert soak.report(full_ledger(), rests) is is_good
 
 
+def test_the_report_sees_what_python_holds_where_resident_memory_does_not_show_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """4 % of the blocks in the second half: so it was while unwound batches were never freed."""
+    rests = [Sample(50.0 * i, 1000.0, 2400.0 + 16 * i, 5.0, 20.0) for i in range(12)]
+    assert not soak.report(full_ledger(), rests)
+    assert "WRONG: Not flat. 1000 blocks" in capsys.readouterr().out
+
+
 def test_what_is_left_after_closing_is_told() -> None:
-    before = Sample(0, 900, 3, 10)
+    before = Sample(0, 900, 2300, 3, 10)
     assert soak.check_all_ends(before, before._replace(memory=990)) == []
     assert len(soak.check_all_ends(before, before._replace(threads=4, descriptors=11))) == 2

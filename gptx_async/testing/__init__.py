@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         Stall,
         TruncatedJSON,
     )
+    from .limits import RateLimits
     from .replies import (
         RecordedRequest,
         Reply,
@@ -33,10 +34,11 @@ if TYPE_CHECKING:
         lognormal,
     )
     from .scheduler import BatchScheduler
-    from .server import FakeOpenAI, serve
+    from .server import Answered, FakeOpenAI, serve
 
 __all__ = [
     "HTML",
+    "Answered",
     "BadJSON",
     "BatchScheduler",
     "EmptyBody",
@@ -45,6 +47,7 @@ __all__ = [
     "Fault",
     "HTTPFault",
     "NoChoices",
+    "RateLimits",
     "RecordedRequest",
     "Reply",
     "Reset",
@@ -59,7 +62,7 @@ __all__ = [
     "serve",
 ]
 
-_MODULES = ("faults", "replies", "scheduler", "server")
+_MODULES = ("faults", "limits", "replies", "scheduler", "server")
 
 
 def __getattr__(name: str) -> Any:

@@ -10,18 +10,19 @@ import json
 import signal
 import threading
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Iterator
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiohttp import web
 
 from .answers import Body, find_mistake, is_for_model, make_body
 from .faults import Exchange, Fault, HTTPFault, error_body
+from .limits import ADMITTED, Decision, Limiter, RateLimits, charged_tokens
 from .replies import LatencyFunction, RecordedRequest, ReplyFunction, Said, digest, echo
 
-__all__ = ["FakeOpenAI", "serve"]
+__all__ = ["Answered", "FakeOpenAI", "serve"]
 
 BACKLOG = 4096
 """How many connections may wait to be accepted: a client that opens thousands at once is usual."""
@@ -39,6 +40,23 @@ NO_KEY = (
     "You didn't provide an API key. You need to provide your API key in an Authorization header "
     "using Bearer auth (i.e. Authorization: Bearer YOUR_KEY)."
 )
+
+
+OVERLOADED = HTTPFault(503, "The server is overloaded or not ready yet.", "server_error")
+
+
+class Answered(NamedTuple):
+    """An answer that was begun.
+
+    Attributes:
+        at: When, in seconds of `time.monotonic()`.
+        model: The model that was asked, if one was.
+        status: The HTTP status.
+    """
+
+    at: float
+    model: str | None
+    status: int
 
 
 class FakeOpenAI:
@@ -59,12 +77,17 @@ class FakeOpenAI:
         faults: Decides what goes wrong with a request: a function of it, which returns a `Fault` or
             None; may be set at any time.
         api_keys: The keys that are accepted; None for any but an empty one.
+        max_concurrent: How many requests may be in flight; those above are answered 503. None for
+            no limit; may be set at any time.
 
     Args:
         reply: See above.
         latency: See above.
         faults: See above.
         api_keys: See above.
+        rate_limits: What is admitted in a minute, of each key and model; a mapping has the limits
+            of each model, and none for others.
+        max_concurrent: See above.
         host: The address to listen on.
         port: The port to listen on; 0 for one that is free.
         keep_requests: How many of the last requests are kept; None for all of them.
@@ -77,6 +100,8 @@ class FakeOpenAI:
         latency: float | LatencyFunction = 0.0,
         faults: Callable[[RecordedRequest], Fault | None] | None = None,
         api_keys: Collection[str] | None = None,
+        rate_limits: RateLimits | Mapping[str, RateLimits] | None = None,
+        max_concurrent: int | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
         keep_requests: int | None = None,
@@ -85,6 +110,7 @@ class FakeOpenAI:
         self.latency = latency
         self.faults = faults
         self.api_keys = api_keys
+        self.max_concurrent = max_concurrent
         self._host = host
         self._port = port
         self._lifecycle = threading.Lock()
@@ -92,6 +118,10 @@ class FakeOpenAI:
         # Guards the figures below, and tells those who wait that one has changed.
         self._changed = threading.Condition()
         self._requests: deque[RecordedRequest] = deque(maxlen=keep_requests)
+        self._answers: deque[Answered] = deque(maxlen=keep_requests)
+        self._statuses: Counter[int] = Counter()
+        self._outage: Fault | None = None
+        self.rate_limits = rate_limits
         self._next_faults: deque[Fault] = deque()
         self._held = False
         self._waiters: list[asyncio.Future[None]] = []
@@ -161,6 +191,29 @@ class FakeOpenAI:
             return list(self._requests)
 
     @property
+    def rate_limits(self) -> RateLimits | Mapping[str, RateLimits] | None:
+        """What is admitted in a minute; set at any time, it begins with full buckets."""
+        return self._rate_limits
+
+    @rate_limits.setter
+    def rate_limits(self, limits: RateLimits | Mapping[str, RateLimits] | None) -> None:
+        with self._changed:
+            self._rate_limits = limits
+            self._limiters: dict[tuple[str, str], Limiter | None] = {}
+
+    @property
+    def answers(self) -> list[Answered]:
+        """Return the answers in the order in which they were begun; the list is a copy."""
+        with self._changed:
+            return list(self._answers)
+
+    @property
+    def statuses(self) -> Counter[int]:
+        """Return how many answers had which HTTP status; a lost connection has none."""
+        with self._changed:
+            return self._statuses.copy()
+
+    @property
     def in_flight(self) -> int:
         """Return how many requests have arrived and are not answered yet."""
         with self._changed:
@@ -182,6 +235,8 @@ class FakeOpenAI:
         """Forget the requests recorded, and count the disconnected and the most in flight anew."""
         with self._changed:
             self._requests.clear()
+            self._answers.clear()
+            self._statuses.clear()
             self._max_in_flight = self._in_flight
             self._disconnected = 0
             self._changed.notify_all()
@@ -221,6 +276,29 @@ class FakeOpenAI:
             with contextlib.suppress(RuntimeError):  # their loop is closed: the server was
                 waiters[0].get_loop().call_soon_threadsafe(_wake, waiters)
 
+    def begin_outage(self, fault: Fault = OVERLOADED) -> None:
+        """Let every request fail from now on, before what `faults` and `reply` say.
+
+        Args:
+            fault: How; `Reset()` for a server that is gone.
+        """
+        with self._changed:
+            self._outage = fault
+
+    def end_outage(self) -> None:
+        """Answer again as before `begin_outage`."""
+        with self._changed:
+            self._outage = None
+
+    @contextlib.contextmanager
+    def outage(self, fault: Fault = OVERLOADED) -> Iterator[None]:
+        """Let every request fail that arrives while the block runs."""
+        self.begin_outage(fault)
+        try:
+            yield
+        finally:
+            self.end_outage()
+
     def fail_next(self, fault: Fault, times: int = 1) -> None:
         """Let the next requests fail, before what `faults` and `reply` say; calls add up.
 
@@ -238,12 +316,14 @@ class FakeOpenAI:
         )
         with self._counted(request):
             try:
-                return await self._answer(request, http)
+                response = await self._answer(request, http)
             except Exception as error:
                 # Said to the client, for there the test looks; a log would be seen by no one.
-                return await HTTPFault(
+                response = await HTTPFault(
                     500, f"The fake server's reply, latency or fault raised {error!r}. Correct it."
                 ).respond(Exchange(request, http, dict))
+            self._note_answer(request, http, response.status)
+            return response
 
     @contextlib.contextmanager
     def _counted(self, request: RecordedRequest) -> Iterator[None]:
@@ -268,13 +348,18 @@ class FakeOpenAI:
     async def _answer(self, request: RecordedRequest, http: web.Request) -> web.StreamResponse:
         # All is decided at once, so that functions with a memory are called in order of arrival.
         seconds = self.latency(request) if callable(self.latency) else self.latency
-        said = self._find_fault(request) or self._ask(request)
+        fault = self._find_fault(request)
+        decision = ADMITTED if fault is not None else self._limit(request)
+        said = fault or decision.fault or self._ask(request)
         await self._pass_gate()
-        if seconds:
+        if seconds and decision.fault is None:  # what a limit refuses is no work: told at once
             await asyncio.sleep(seconds)
-        if isinstance(said, Fault):
-            return await said.respond(Exchange(request, http, lambda: self._regular(request)))
-        return web.json_response(make_body(request, said))
+        if not isinstance(said, Fault):
+            return web.json_response(make_body(request, said), headers=decision.headers)
+        response = await said.respond(Exchange(request, http, lambda: self._regular(request)))
+        if not response.prepared:
+            response.headers.update(decision.headers)
+        return response
 
     async def _pass_gate(self) -> None:
         with self._changed:
@@ -290,9 +375,41 @@ class FakeOpenAI:
         if fault is not None:
             return fault
         with self._changed:
+            if self._outage is not None:
+                return self._outage
             if self._next_faults:
                 return self._next_faults.popleft()
+            if self.max_concurrent is not None and self._in_flight > self.max_concurrent:
+                return OVERLOADED
         return self.faults(request) if self.faults is not None else None
+
+    def _limit(self, request: RecordedRequest) -> Decision:
+        """Charge a request that is good, and refuse it if its buckets are empty."""
+        model = _model(request)
+        if self._rate_limits is None or model is None or not is_for_model(request):
+            return ADMITTED
+        with self._changed:
+            key = (request.api_key, model)
+            if key not in self._limiters:
+                self._limiters[key] = self._make_limiter(model, request.arrived)
+            limiter = self._limiters[key]
+            if limiter is None:
+                return ADMITTED
+            return limiter.admit(model, charged_tokens(request), request.arrived)
+
+    def _make_limiter(self, model: str, now: float) -> Limiter | None:
+        limits = self._rate_limits
+        if isinstance(limits, Mapping):
+            limits = limits.get(model)
+        return None if limits is None else Limiter(limits, now)
+
+    def _note_answer(self, request: RecordedRequest, http: web.Request, status: int) -> None:
+        if http.transport is None or http.transport.is_closing():
+            return  # the fault was to lose the connection
+        with self._changed:
+            self._answers.append(Answered(time.monotonic(), _model(request), status))
+            self._statuses[status] += 1
+            self._changed.notify_all()
 
     def _check_key(self, request: RecordedRequest) -> HTTPFault | None:
         key = request.api_key
@@ -415,6 +532,11 @@ def serve(
             signal.sigwait(signals)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _model(request: RecordedRequest) -> str | None:
+    model = request.body.get("model") if isinstance(request.body, dict) else None
+    return model if isinstance(model, str) else None
 
 
 def _parse(raw: bytes) -> Any:
