@@ -18,6 +18,7 @@ from typing import Any
 
 import openai
 import pytest
+from child import run_child
 from openai.types.chat import ChatCompletion
 
 import gptx_async.testing
@@ -668,7 +669,7 @@ def test_starts_again_at_the_same_port() -> None:
 def test_raises_when_the_port_is_taken(server: FakeOpenAI) -> None:
     threads = threading.active_count()
     taken = FakeOpenAI(port=int(server.base_url.split(":")[2].split("/")[0]))
-    with pytest.raises(OSError, match="address already in use"):
+    with pytest.raises(OSError, match="(?i)address already in use"):
         taken.start()
     taken.close()
     assert threading.active_count() == threads
@@ -827,3 +828,41 @@ def send_raw(
             raise
     head, _, content = received.partition(b"\r\n\r\n")
     return head, content
+
+
+def test_closes_what_connects_while_it_closes() -> None:
+    """Two threads connect without end while servers come and go; no transport is left open."""
+    completed = run_child(
+        strict=False,
+        program="""
+import gc, socket, threading, warnings
+from gptx_async.testing import FakeOpenAI
+
+warnings.simplefilter("always")
+told, address, stop = [], [None], threading.Event()
+warnings.showwarning = lambda message, *_, **__: told.append(str(message))
+
+def connect():
+    while not stop.is_set():
+        try:
+            with socket.create_connection(address[0], timeout=1) as connection:
+                connection.sendall(b"POST / HTTP/1.1\\r\\n")
+        except OSError:
+            pass
+
+threads = [threading.Thread(target=connect, daemon=True) for _ in range(2)]
+for number in range(20):
+    server = FakeOpenAI().start()
+    address[0] = ("127.0.0.1", int(server.base_url.split(":")[2].split("/")[0]))
+    if not number:
+        for thread in threads:
+            thread.start()
+    server.wait_for(lambda server: True)
+    threading.Event().wait(0.01)
+    server.close()
+    gc.collect()
+stop.set()
+print(len(told))
+""",
+    )
+    assert completed.stdout.strip() == "0", completed.stdout + completed.stderr

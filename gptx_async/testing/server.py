@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import json
 import signal
+import socket
 import threading
 import time
 from collections import Counter, deque
@@ -476,11 +477,29 @@ class _Running:
         )
         await runner.setup()
         try:
-            await web.TCPSite(runner, *self._address, backlog=BACKLOG).start()
-            self._ready.set_result((asyncio.get_running_loop(), runner.addresses[0][1]))
+            listener = socket.create_server(self._address)
+            await web.SockSite(runner, listener, backlog=BACKLOG).start()
+            self._ready.set_result((asyncio.get_running_loop(), listener.getsockname()[1]))
             await self._stop.wait()
+            await _stop_accepting(listener)
         finally:
             await runner.cleanup()
+
+
+async def _stop_accepting(listener: socket.socket) -> None:
+    """Accept no more, and let what was accepted become connections, which can be closed.
+
+    asyncio makes a task of each. One that runs when its server is closed fails by an assertion of
+    asyncio's own, and nobody closes its socket.
+    """
+    asyncio.get_running_loop().remove_reader(listener.fileno())
+    accepting = {
+        task
+        for task in asyncio.all_tasks()
+        if getattr(task.get_coro(), "__name__", "").startswith("_accept_connection")
+    }
+    if accepting:
+        await asyncio.wait(accepting, timeout=WAIT_SECONDS / 2)
 
 
 class _Stamp:
