@@ -8,10 +8,8 @@ whoever made the stand-in.
 from __future__ import annotations
 
 import contextlib
-import copy
 import functools
 import inspect
-import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,6 +18,7 @@ import openai.pagination
 import openai.resources  # here, in the caller's thread: a lazy import on the loop could deadlock
 
 from .client import ClientSettings, check_supported
+from .direct import is_of_the_sdk, overheard, post_of
 from .request import Request, Terms
 
 __all__ = ["StandInClient"]
@@ -31,8 +30,6 @@ _STREAMS = frozenset({"connect", "create_and_stream", "stream", "with_streaming_
 """What hands out an open connection, which its caller's thread reads: left to the sync client."""
 
 _SCALARS = frozenset({str, int, float, bool, type(None)})
-
-_SDK_FOLDER = os.path.dirname(openai.__file__) + os.sep
 
 _COPIES = frozenset({"copy", "with_options"})
 
@@ -134,10 +131,12 @@ class _Method:
         if kwargs.get("stream"):
             return self._sync_method(*args, **kwargs)
         stand_in = self._stand_in
-        args, kwargs = _made_plain(self._sync_method, args, kwargs)
+        post = post_of(self._path, args, kwargs)
+        if post is None:
+            args, kwargs = _made_plain(self._sync_method, args, kwargs)
         terms = stand_in._terms(kwargs)
         try:
-            request = Request(stand_in.settings, self._path, args, kwargs, terms)
+            request = Request(stand_in.settings, self._path, args, kwargs, terms, post)
             result = stand_in._dispatch(request)
         except TypeError as error:
             _name_sync_class(error)
@@ -196,35 +195,11 @@ def _body_of(
     """
     resource = getattr(method, "__self__", None)
     # The SDK's own function, not that of a package which has patched it: nothing is sent here.
-    function = inspect.unwrap(getattr(method, "__func__", method), stop=_is_of_the_sdk)
-    if not _is_resource(resource) or not _is_of_the_sdk(function):
+    function = inspect.unwrap(getattr(method, "__func__", method), stop=is_of_the_sdk)
+    if not _is_resource(resource) or not is_of_the_sdk(function):
         return {}
-    resource = copy.copy(resource)
-    for name, value in [*vars(resource).items()]:
-        if inspect.ismethod(value):  # _post, _get and their like
-            setattr(resource, name, _tell_body)
-    try:
-        function(resource, *args, **kwargs)
-    except _Body as told:
-        return told.body
-    return {}
-
-
-class _Body(BaseException):
-    """Takes the body out of the method that would send it."""
-
-    def __init__(self, body: object) -> None:
-        super().__init__()
-        self.body: Mapping[str, Any] = body if isinstance(body, Mapping) else {}
-
-
-def _tell_body(*_args: Any, body: object = None, **_options: Any) -> None:
-    raise _Body(body)
-
-
-def _is_of_the_sdk(function: Any) -> bool:
-    code = getattr(function, "__code__", None)
-    return code is not None and code.co_filename.startswith(_SDK_FOLDER)
+    call = overheard(function, resource, args, kwargs)
+    return call.body if call is not None and isinstance(call.body, Mapping) else {}
 
 
 def _is_resource(value: object) -> bool:

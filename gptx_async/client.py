@@ -18,6 +18,7 @@ from typing import Any
 import aiohttp
 import openai
 
+from .direct import Post
 from .errors import TimeoutError, UnsupportedClientError  # noqa: A004 - ours is meant
 
 __all__ = ["ClientSettings", "attempt", "check_supported"]
@@ -238,6 +239,7 @@ async def attempt(
     kwargs: dict[str, Any],
     timeout: float | None,  # noqa: ASYNC109 - without the time that others take on the loop
     retries: int,
+    post: Post | None = None,
 ) -> tuple[Any, Mapping[str, str]]:
     """Make one attempt of a call of the SDK, on the loop that the client is of.
 
@@ -248,6 +250,7 @@ async def attempt(
         kwargs: The method's keyword arguments.
         timeout: Seconds for the attempt, from when it is sent; None for the client's own.
         retries: How many attempts were made before this one.
+        post: The same call as a POST, where it is known: it is faster.
 
     Returns:
         What the awaited method returns, and the headers of the answer.
@@ -256,15 +259,22 @@ async def attempt(
         openai.OpenAIError: As the same method of the sync client would.
         gptx_async.errors.TimeoutError: The attempt took longer than `timeout`.
     """
-    if timeout is not None:
-        kwargs = {**kwargs, "timeout": timeout}
+    own_timeout = {} if timeout is None else {"timeout": timeout}
     current = _Attempt(timeout, retries)
     _current.set(current)  # in the context of this call's own task
-    method = functools.reduce(getattr, path, client)
     try:
-        return await method(*args, **kwargs), current.headers  # type: ignore[operator]
+        if post is not None:
+            options: Any = {**post.options, **own_timeout}
+            answer = await client.post(
+                post.path, body=post.body, cast_to=post.cast_to, options=options
+            )
+        else:
+            method = functools.reduce(getattr, path, client)
+            answer = await method(*args, **{**kwargs, **own_timeout})  # type: ignore[operator]
     except openai.APITimeoutError as error:
         failed = _true_error(error, timeout)
+    else:
+        return answer, current.headers
     raise failed  # out of the `except`, or the error that it corrects would be its context
 
 

@@ -16,6 +16,7 @@ import openai
 
 from . import retry, telemetry
 from .client import ClientSettings, attempt
+from .direct import Post
 from .errors import CostLimitError
 from .governor import Governor, Pacing, Permit, StarvedError, Ticket
 from .telemetry import Recorder
@@ -105,6 +106,7 @@ class Request:
         args: The method's positional arguments.
         kwargs: The method's keyword arguments.
         terms: On what terms.
+        post: The same call as a POST, where it is known.
     """
 
     __slots__ = (
@@ -114,6 +116,7 @@ class Request:
         "_key",
         "_kwargs",
         "_path",
+        "_post",
         "_settings",
         "_terms",
         "ended_by",
@@ -127,12 +130,14 @@ class Request:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         terms: Terms,
+        post: Post | None = None,
     ) -> None:
         self.record = terms.recorder.call(kwargs, path, base_url=settings.base_url)
         self.ended_by: Exception | None = None
         """Why it is ended before its first attempt, if it is."""
         self._settings = settings
         self._path = path
+        self._post = post
         self._args = args
         self._kwargs = kwargs
         self._terms = terms
@@ -215,6 +220,7 @@ class Request:
                     self._kwargs,
                     self._terms.timeout,
                     self.record.attempt - 1,
+                    self._post,
                 )
         except BaseException as error:
             retry.settle(permit, error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import sys
 import threading
 import time
 from collections import Counter
@@ -28,6 +29,7 @@ from gptx_async.errors import (
     ConfigurationError,
     CostLimitError,
     GPTXAsyncError,
+    LoopThreadDiedError,
     RequestTooLargeError,
 )
 from gptx_async.request import CHARACTERS_PER_TOKEN, estimate_tokens
@@ -520,6 +522,25 @@ class TestSeeing:
         default_service().close()
         names = [event["event"] for event in events if event["event"].startswith("service")]
         assert names[-2:] == ["service.started", "service.closed"]
+
+    def test_a_service_that_died_is_told_to_be_restarted_by_the_next_call(
+        self,
+        build: Callable[..., AsyncGPTXBatchEngine],
+        fake_openai: FakeOpenAI,
+        events: list[dict[str, Any]],
+    ) -> None:
+        engine = build()
+        engine.forward([argument()])
+
+        async def kill_the_loop(_scope: Any) -> None:
+            asyncio.get_running_loop().call_soon(sys.exit, 7)
+            await asyncio.Event().wait()
+
+        with pytest.raises(LoopThreadDiedError):
+            default_service().run(kill_the_loop)
+        engine.forward([argument()])
+        [event] = [event for event in events if event["event"] == "service.restarted"]
+        assert (event["level"], event["cause"]) == ("warning", "SystemExit")
 
     def test_a_pause_is_told_once_for_a_burst_of_refusals(
         self,

@@ -669,7 +669,7 @@ def test_starts_again_at_the_same_port() -> None:
 def test_raises_when_the_port_is_taken(server: FakeOpenAI) -> None:
     threads = threading.active_count()
     taken = FakeOpenAI(port=int(server.base_url.split(":")[2].split("/")[0]))
-    with pytest.raises(OSError, match="(?i)address already in use"):
+    with pytest.raises(OSError, match=r"(?i)address already in use"):
         taken.start()
     taken.close()
     assert threading.active_count() == threads
