@@ -62,7 +62,10 @@ def post_of(path: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, Any]
     plan = _plan_of_chat()
     if plan is None or not {"messages", "model"} <= kwargs.keys() <= plan.body.keys():
         return None
-    if not _is_json(kwargs):
+    try:
+        if not _is_json(kwargs):
+            return None
+    except RecursionError:  # it holds itself, as the SDK will find
         return None
     body = {name: kwargs[name] for name in plan.body if name in kwargs}
     return Post(plan.path, body, plan.options, plan.cast_to)

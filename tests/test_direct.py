@@ -70,6 +70,12 @@ def test_what_the_sdk_has_to_look_at_goes_by_its_own_method(changes: dict[str, A
     assert post_of(CREATE, (), CHAT | changes) is None
 
 
+def test_what_holds_itself_is_for_the_sdk_to_refuse() -> None:
+    circle: list[Any] = []
+    circle.append(circle)
+    assert post_of(CREATE, (), CHAT | {"stop": circle}) is None
+
+
 def test_other_methods_and_missing_arguments_go_by_the_sdk() -> None:
     assert post_of(("responses", "create"), (), {"model": "m", "input": "x"}) is None
     assert post_of(CREATE, (), {"model": "m"}) is None

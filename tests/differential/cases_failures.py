@@ -88,13 +88,10 @@ class Regular(Fault):
 
 FAULTS: dict[str, Fault] = {
     "status_400": HTTPFault(400, "bad request here"),
-    "status_401": HTTPFault(401),
-    "status_403": HTTPFault(403),
     "status_404": HTTPFault(404),
     "status_409": HTTPFault(409),
     "status_422": HTTPFault(422, param="messages", code="unprocessable"),
     "status_429": HTTPFault(429, retry_after=1),
-    "status_429_for_the_quota": HTTPFault(429, code="insufficient_quota"),
     "status_500": HTTPFault(500),
     "status_503": HTTPFault(503),
     "status_502_in_html": HTTPFault(502, body="<h1>Bad Gateway</h1>", content_type="text/html"),
@@ -122,6 +119,14 @@ FAULTS: dict[str, Fault] = {
 }
 
 
+REFUSALS: dict[str, Fault] = {
+    "status_401": HTTPFault(401),
+    "status_403": HTTPFault(403),
+    "status_429_for_the_quota": HTTPFault(429, code="insufficient_quota"),
+}
+"""Each alone: a refused key ends what its batch has not sent yet."""
+
+
 def ask_twice(world: World) -> Any:
     """Ask without a remedy, then with one that notes what it gets, and raises it again."""
 
@@ -138,6 +143,7 @@ def ask_twice(world: World) -> Any:
     return ask_by_hand(world, {"except_remedy": remedy})
 
 
+@cases(REFUSALS, prefix="failure", alone=True)
 @cases(FAULTS)
 def failure(world: World, fault: Fault) -> Any:
     world.fail(fault, 2)
@@ -261,7 +267,7 @@ KEYS: dict[str, tuple[Any, Any, Fault | None]] = {
 }
 
 
-@cases(KEYS, fresh=True)
+@cases(KEYS, fresh=True, alone=True)
 def missing_key(world: World, settings: tuple[Any, Any, Fault | None]) -> Any:
     key, configured, fault = settings
     openai.api_key = key
