@@ -3,19 +3,37 @@
 from __future__ import annotations
 
 import math
+import signal
 import threading
+import time
 from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import openai
 import pytest
 
-from gptx_async.testing import FakeOpenAI, HTTPFault, RateLimits, Reset
-from gptx_async.testing.limits import Limiter, TokenBucket, go_duration
+from gptx_async._limits import Told, parse_duration, read_told
+from gptx_async.testing import FakeOpenAI, Fault, HTTPFault, RateLimits, Reset, serve
+from gptx_async.testing.limits import (
+    Limiter,
+    Limiters,
+    TokenBucket,
+    charged_tokens,
+    go_duration,
+)
 
-CHAT = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "x" * 400}]}
+CHAT: dict[str, Any] = {
+    "model": "gpt-4o-mini",
+    "messages": [{"role": "user", "content": "x" * 400}],
+}
+
+TOLD = [
+    f"x-ratelimit-{what}-{kind}"
+    for kind in ("requests", "tokens")
+    for what in ("limit", "remaining", "reset")
+]
 
 
 def admit(limiter: Limiter, now: float, tokens: int = 0) -> int | None:
@@ -45,7 +63,7 @@ class TestBuckets:
         assert [admit(limiter, 0.0, size) for size in (60, 60, 40, 1)] == [None, 429, None, 429]
 
     def test_refused_requests_are_charged_if_it_says_so(self) -> None:
-        limiter = Limiter(RateLimits(60, burst_seconds=1, charge_refused=True), now=0.0)
+        limiter = Limiter(RateLimits(60, burst_seconds=1, count_refused=True), now=0.0)
         assert [admit(limiter, now / 2) for now in range(6)] == [None, *[429] * 5]
 
     def test_a_request_above_the_bucket_is_refused_for_its_size(self) -> None:
@@ -86,13 +104,98 @@ class TestBuckets:
         assert (decision.headers, decision.fault.headers) == ({}, {})
 
     @pytest.mark.parametrize("name", ["requests_per_minute", "tokens_per_minute", "burst_seconds"])
-    @pytest.mark.parametrize("value", [0, -1, math.inf, math.nan])
-    def test_figures_that_cannot_be_are_refused(self, name: str, value: float) -> None:
+    @pytest.mark.parametrize("value", [0, -1, math.inf, math.nan, "60", True])
+    def test_figures_that_cannot_be_are_refused(self, name: str, value: Any) -> None:
         with pytest.raises(ValueError, match=f"{name} is .*above 0"):
-            RateLimits(**{name: value})  # type: ignore[arg-type]
+            RateLimits(**{name: value})
+
+    def test_a_bucket_without_a_size_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="burst_seconds is None"):
+            RateLimits(60, burst_seconds=None)  # type: ignore[arg-type]
+
+    def test_the_longer_of_two_waits_is_told(self) -> None:
+        limiter = Limiter(RateLimits(60, 600, burst_seconds=60), now=0.0)
+        limiter.admit("m", 590, 0.0)
+        for tokens, kind, wait in ((20, "tokens", "1s"), (601, "tokens", None)):
+            fault = limiter.admit("m", tokens, 0.0).fault
+            assert fault is not None
+            assert (fault.type, fault.headers.get("retry-after-ms")) == (kind, wait and "1000")
+        for _ in range(59):
+            limiter.admit("m", 0, 0.0)
+        refused = {tokens: limiter.admit("m", tokens, 0.0).fault for tokens in (15, 25, 601)}
+        assert {tokens: fault and fault.type for tokens, fault in refused.items()} == {
+            15: "requests",  # one second for a request, half of one for the tokens
+            25: "tokens",
+            601: "tokens",
+        }
+
+    def test_the_engines_own_reader_understands_the_headers(self) -> None:
+        limiter = Limiter(RateLimits(1200, 600_000, burst_seconds=60), now=0.0)
+        headers = limiter.admit("m", 100, 0.0).headers
+        assert read_told(headers, "requests") == Told(20.0, 1199.0)
+        assert read_told(headers, "tokens") == Told(10_000.0, 599_900.0)
 
     def test_waiting_for_more_than_it_holds_is_for_ever(self) -> None:
         assert TokenBucket(60, 5, 0.0).wait(6) == math.inf
+
+
+class TestLimiters:
+    """Who shares buckets with whom, on a clock of its own."""
+
+    def status(self, limiters: Limiters, key: str, model: str, now: float) -> int:
+        fault = limiters.admit(key, model, 1, now).fault
+        return 200 if fault is None else fault.status
+
+    def test_each_key_and_model_has_buckets_of_its_own(self) -> None:
+        limiters = Limiters(RateLimits(60, burst_seconds=1))
+        pairs = [("a", "x"), ("b", "x"), ("a", "y"), ("b", "y")]
+        assert [self.status(limiters, *pair, 5.0) for pair in pairs] == [200] * 4
+        assert [self.status(limiters, *pair, 5.5) for pair in pairs] == [429] * 4
+        assert self.status(limiters, "b", "y", 6.0) == 200
+
+    def test_each_model_has_the_limits_that_it_is_named_with(self) -> None:
+        limiters = Limiters({"x": RateLimits(1), "y": RateLimits(2)})
+        asked = {
+            model: [self.status(limiters, "k", model, 0.0) for _ in range(3)] for model in "xyz"
+        }
+        assert asked == {"x": [200, 429, 429], "y": [200, 200, 429], "z": [200, 200, 200]}
+
+    def test_buckets_are_full_when_the_first_request_comes(self) -> None:
+        limiters = Limiters(RateLimits(60, burst_seconds=2))
+        assert [self.status(limiters, "k", "x", 1e6) for _ in range(3)] == [200, 200, 429]
+
+    @pytest.mark.parametrize("limits", [60, "60", {"x": 60}, [RateLimits(60)]])
+    def test_limits_of_another_type_are_refused(self, limits: Any) -> None:
+        with pytest.raises(TypeError, match=r"Give RateLimits\(\.\.\.\), or a mapping"):
+            FakeOpenAI(rate_limits=limits)
+
+
+@pytest.mark.parametrize(
+    ("body", "tokens"),
+    [
+        ({"messages": [{"role": "user", "content": "x" * 400}]}, 100),
+        ({"messages": [{"role": "user", "content": "x" * 401}]}, 101),
+        ({"messages": [{"content": [{"type": "text", "text": "x" * 8}, {"image_url": "y"}]}]}, 2),
+        ({"messages": [{"content": None}]}, 0),
+        ({"messages": [], "max_tokens": 7}, 7),
+        ({"messages": [], "max_tokens": 7, "n": 3}, 21),
+        ({"messages": [], "max_tokens": 7, "best_of": 4, "n": 2}, 28),
+        ({"messages": [], "max_completion_tokens": 5, "max_tokens": 7}, 5),
+        ({"messages": [], "max_completion_tokens": None, "max_tokens": 7}, 7),
+        ({"messages": [], "max_tokens": -7, "n": 0}, 0),
+        ({"messages": [], "max_tokens": 7, "n": -1}, 7),
+        ({"messages": [], "max_tokens": True, "n": "2"}, 0),
+        ({"input": "x" * 8, "instructions": "y" * 8, "max_output_tokens": 10}, 14),
+        ({"input": [{"role": "user", "content": "x" * 8}]}, 2),
+        ({"input": ["x" * 8, "y" * 8]}, 4),
+        ({"input": [[1, 2, 3], [4]]}, 4),
+        ({"input": [1, 2, 3]}, 3),
+    ],
+)
+def test_a_request_is_charged_its_prompt_and_its_answers_limits(
+    body: dict[str, Any], tokens: int
+) -> None:
+    assert charged_tokens(body) == tokens
 
 
 @pytest.mark.parametrize(
@@ -102,13 +205,26 @@ class TestBuckets:
         (0.0004, "1ms"),
         (0.12, "120ms"),
         (1, "1s"),
+        (59.9999, "1m0s"),
         (62.5, "1m2.5s"),
         (360, "6m0s"),
+        (3600, "1h0m0s"),
         (7204.25, "2h0m4.25s"),
     ],
 )
 def test_durations_are_written_as_go_does(seconds: float, text: str) -> None:
     assert go_duration(seconds) == text
+    assert parse_duration(text) == pytest.approx(seconds, abs=0.001)
+
+
+def connect(server: FakeOpenAI, key: str = "sk-one") -> openai.OpenAI:
+    return openai.OpenAI(api_key=key, base_url=server.base_url, max_retries=0)
+
+
+@pytest.fixture
+def client(fake_openai: FakeOpenAI) -> Iterator[openai.OpenAI]:
+    with connect(fake_openai) as client:
+        yield client
 
 
 @pytest.fixture
@@ -116,11 +232,10 @@ def ask(fake_openai: FakeOpenAI) -> Callable[..., Any]:
     """Ask once, without retries; return the answer's headers, or the error."""
 
     def ask(key: str = "sk-one", **changes: Any) -> Any:
-        client = openai.OpenAI(api_key=key, base_url=fake_openai.base_url, max_retries=0)
-        with client:
+        with connect(fake_openai, key) as client:
             try:
                 raw = client.chat.completions.with_raw_response.create(**{**CHAT, **changes})
-            except openai.APIStatusError as error:
+            except openai.APIError as error:
                 return error
             return raw.headers
 
@@ -179,19 +294,87 @@ class TestServer:
         assert ask("sk-two").status_code == 401
         assert ask()["x-ratelimit-remaining-requests"] == "1"
 
-    def test_http_admits_what_the_arithmetic_admits(
+    def test_every_endpoint_of_a_model_shares_its_buckets(
+        self, client: openai.OpenAI, fake_openai: FakeOpenAI
+    ) -> None:
+        fake_openai.rate_limits = RateLimits(3)
+        client.chat.completions.create(**CHAT)
+        client.responses.create(model=CHAT["model"], input="Hello")
+        client.embeddings.create(model=CHAT["model"], input="Hello")
+        for create in (client.responses.create, client.embeddings.create):
+            with pytest.raises(openai.RateLimitError):
+                create(model=CHAT["model"], input="Hello")
+        raw = client.models.with_raw_response.list()
+        assert "x-ratelimit-limit-requests" not in raw.headers
+
+    def test_faults_and_overload_are_not_charged(
         self, ask: Callable[..., Any], fake_openai: FakeOpenAI
     ) -> None:
-        """The same arrivals, simulated, are answered as they were for real."""
-        limits = RateLimits(600, burst_seconds=1)
+        fake_openai.rate_limits = RateLimits(2)
+        fake_openai.fail_next(HTTPFault(500))
+        assert ask().status_code == 500
+        fake_openai.max_concurrent = 0
+        assert ask().status_code == 503
+        fake_openai.max_concurrent = None
+        assert ask()["x-ratelimit-remaining-requests"] == "1"
+
+    def test_new_limits_begin_with_full_buckets(
+        self, ask: Callable[..., Any], fake_openai: FakeOpenAI
+    ) -> None:
+        fake_openai.rate_limits = limits = RateLimits(1)
+        ask()
+        assert ask().status_code == 429
         fake_openai.rate_limits = limits
-        with ThreadPoolExecutor(8) as pool:
-            [*pool.map(lambda _: ask(), range(60))]
-        assert fake_openai.statuses.keys() == {200, 429}
+        assert fake_openai.rate_limits is limits
+        assert ask()["x-ratelimit-remaining-requests"] == "0"
+
+    @pytest.mark.parametrize("told", [True, False])
+    def test_what_is_not_to_be_told_is_not_sent(
+        self, ask: Callable[..., Any], fake_openai: FakeOpenAI, told: bool
+    ) -> None:
+        fake_openai.rate_limits = RateLimits(1, 1000, send_headers=told, send_retry_after=told)
+        accepted, refused = ask(), ask().response.headers
+        for headers in (accepted, refused):
+            assert [name for name in headers if name.startswith("x-ratelimit-")] == (
+                TOLD if told else []
+            )
+        assert {"retry-after", "retry-after-ms"} & refused.keys() == (
+            {"retry-after", "retry-after-ms"} if told else set()
+        )
+
+    def test_http_admits_what_the_arithmetic_admits(self, fake_openai: FakeOpenAI) -> None:
+        """Each of 400 requests, of two keys and models, fares as it does when it is simulated."""
+        limits = RateLimits(1200, 300_000, burst_seconds=1)
+        fake_openai.rate_limits = limits
+        statuses: dict[str, int] = {}
+
+        def offer(client: openai.OpenAI, number: int) -> None:
+            text = f"{number} " + "x" * (number % 7 * 400)
+            messages: Any = [{"role": "user", "content": text}]
+            try:
+                client.chat.completions.create(model=f"m{number % 2}", messages=messages)
+            except openai.RateLimitError as error:
+                statuses[text] = error.status_code
+            else:
+                statuses[text] = 200
+
+        with (
+            connect(fake_openai, "a") as a,
+            connect(fake_openai, "b") as b,
+            ThreadPoolExecutor(8) as pool,
+        ):
+            done = [pool.submit(offer, (a, b)[i % 3 == 0], i) for i in range(400)]
+            [each.result() for each in done]
+        simulated, expected = Limiters(limits), {}
+        for request in fake_openai.requests:
+            model, tokens = request.body["model"], charged_tokens(request.body)
+            fault = simulated.admit(request.api_key, model, tokens, request.arrived).fault
+            expected[request.user_text] = 200 if fault is None else fault.status
+        assert statuses == expected
+        assert set(statuses.values()) == {200, 429}
         arrivals = [request.arrived for request in fake_openai.requests]
-        simulated = Limiter(limits, arrivals[0])
-        expected = Counter(admit(simulated, now) or 200 for now in arrivals)
-        assert fake_openai.statuses == expected
+        most = 4 * 20 * (1 + arrivals[-1] - arrivals[0])  # key and model: a burst, then the rate
+        assert fake_openai.statuses[200] <= most
 
     def test_those_above_a_concurrency_are_answered_503(
         self, ask: Callable[..., Any], fake_openai: FakeOpenAI
@@ -206,22 +389,90 @@ class TestServer:
         assert fake_openai.statuses == {200: 2, 503: 1}
         [error] = [each for each in errors if isinstance(each, openai.InternalServerError)]
         assert "overloaded" in str(error)
+        assert error.type == "server_error"
         fake_openai.max_concurrent = None
         assert "x-request-id" in ask()
 
-    @pytest.mark.parametrize("fault", [HTTPFault(503), Reset()])
-    def test_an_outage_lasts_until_it_is_ended(
-        self, fake_openai: FakeOpenAI, fault: HTTPFault | Reset
+    @pytest.mark.parametrize("status", [429, 503])
+    def test_refusals_are_told_at_once_and_keep_nobody_out(
+        self,
+        ask: Callable[..., Any],
+        fake_openai: FakeOpenAI,
+        in_thread: Callable[..., Future[Any]],
+        status: int,
     ) -> None:
-        client = openai.OpenAI(api_key="sk-one", base_url=fake_openai.base_url, max_retries=0)
-        with client, fake_openai.outage(fault):
-            for _ in range(3):
-                with pytest.raises((openai.InternalServerError, openai.APIConnectionError)):
-                    client.chat.completions.create(**CHAT)  # type: ignore[call-overload]
-        fresh = openai.OpenAI(api_key="sk-one", base_url=fake_openai.base_url, max_retries=0)
-        with fresh:
-            fresh.chat.completions.create(**CHAT)  # type: ignore[call-overload]
-        assert fake_openai.statuses[200] == 1
+        """An answer takes an hour here, so a refusal that took as long would time out."""
+        fake_openai.latency = lambda request: 0.0 if request.user_text == "fast" else 3600.0
+        if status == 429:
+            fake_openai.rate_limits = {CHAT["model"]: RateLimits(1)}
+        fake_openai.max_concurrent = 1 if status == 503 else None
+        asking = in_thread(ask)
+        fake_openai.wait_for(lambda server: server.in_flight == 1)
+        assert [ask(timeout=10).status_code for _ in range(3)] == [status] * 3
+        assert (fake_openai.in_flight, fake_openai.statuses) == (1, {status: 3})
+        if status == 503:
+            fake_openai.max_concurrent = 2
+            fast = [{"role": "user", "content": "fast"}]
+            assert "x-request-id" in ask(messages=fast, timeout=10)
+        fake_openai.close()
+        assert isinstance(asking.result(10), openai.APIConnectionError)
+
+    @pytest.mark.parametrize(
+        ("fault", "statuses"), [(None, {503: 4}), (HTTPFault(529), {529: 4}), (Reset(), {})]
+    )
+    def test_an_outage_fails_whoever_asks_whatever_until_it_ends(
+        self, fake_openai: FakeOpenAI, fault: Fault | None, statuses: dict[int, int]
+    ) -> None:
+        fake_openai.api_keys = {"sk-one"}
+        expected = (openai.InternalServerError, openai.APIConnectionError)
+        with connect(fake_openai) as client, connect(fake_openai, "sk-wrong") as stranger:
+            with fake_openai.outage(fault) if fault else fake_openai.outage():
+                for who in (client, stranger):
+                    with pytest.raises(expected):
+                        who.chat.completions.create(**CHAT)
+                    with pytest.raises(expected):
+                        who.models.list()
+            assert fake_openai.statuses == statuses
+            assert Counter(each.status for each in fake_openai.answers) == statuses
+            client.chat.completions.create(**CHAT)
+        assert fake_openai.statuses == statuses | {200: 1}
+
+    def test_an_outage_takes_the_place_of_another(
+        self, ask: Callable[..., Any], fake_openai: FakeOpenAI
+    ) -> None:
+        fake_openai.outage_for(3600)
+        assert ask().status_code == 503
+        fake_openai.begin_outage(HTTPFault(500))
+        assert ask().status_code == 500
+        fake_openai.outage_for(0)
+        assert "x-request-id" in ask()
+        fake_openai.outage_for(3600)
+        fake_openai.end_outage()
+        fake_openai.end_outage()
+        assert "x-request-id" in ask()
+
+    def test_an_outage_for_a_time_ends_by_itself(
+        self, ask: Callable[..., Any], fake_openai: FakeOpenAI
+    ) -> None:
+        seconds = 0.4
+        before = time.monotonic()
+        fake_openai.outage_for(seconds)
+        after = time.monotonic()
+        while not fake_openai.statuses[200]:
+            ask()
+            assert time.monotonic() < after + 30, "the outage never ended"
+        *failed, answered = zip(fake_openai.requests, fake_openai.answers, strict=True)
+        assert {answer.status for _, answer in failed} <= {503}
+        assert all(request.arrived < after + seconds for request, _ in failed)
+        assert answered[0].arrived >= before + seconds
+
+    def test_the_book_is_bounded_and_its_counts_are_not(self) -> None:
+        with FakeOpenAI(keep_requests=2) as server, connect(server) as client:
+            for name in ("first", "second", "third"):
+                client.chat.completions.create(**{**CHAT, "model": name})
+            assert [each.model for each in server.answers] == ["second", "third"]
+            assert server.answers[0].at <= server.answers[1].at
+            assert server.statuses == {200: 3}
 
     def test_the_book_wakes_those_who_wait_for_it_and_is_cleared(
         self, ask: Callable[..., Any], fake_openai: FakeOpenAI
@@ -232,3 +483,22 @@ class TestServer:
         asking.join(10)
         fake_openai.clear()
         assert (fake_openai.statuses, fake_openai.answers) == ({}, [])
+
+
+def test_serve_keeps_the_limits_that_it_is_given(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ask_instead_of_waiting(_signals: object) -> None:
+        base_url = capsys.readouterr().out.strip()
+        with openai.OpenAI(api_key="k", base_url=base_url, max_retries=0) as client:
+            raw = client.chat.completions.with_raw_response.create(**CHAT)
+        limits = [raw.headers[f"x-ratelimit-limit-{kind}"] for kind in ("requests", "tokens")]
+        assert limits == ["30", "4000"]
+        asked.append(base_url)
+
+    asked: list[str] = []
+    monkeypatch.setattr(signal, "sigwait", ask_instead_of_waiting)
+    serve(requests_per_minute=30, tokens_per_minute=4000)
+    assert asked
+    with pytest.raises(ValueError, match="requests_per_minute"):
+        serve(requests_per_minute=0)

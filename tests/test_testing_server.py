@@ -605,7 +605,8 @@ def test_notices_a_client_that_goes_away_while_held(
 
 def test_wait_for_tells_what_it_saw(server: FakeOpenAI, ask: Ask) -> None:
     ask()
-    with pytest.raises(TimeoutError, match=r"recorded: 1, in flight: 0, most in flight at once: 1"):
+    figures = "recorded: 1, in flight: 0, most in flight at once: 1, disconnected: 0, "
+    with pytest.raises(TimeoutError, match=figures + r"answered by status: \{200: 1\}"):
         server.wait_for(lambda server: server.in_flight == 5, timeout=0.01)
 
 
@@ -828,6 +829,53 @@ def send_raw(
             raise
     head, _, content = received.partition(b"\r\n\r\n")
     return head, content
+
+
+def test_closes_what_it_accepted_in_the_moment_of_closing() -> None:
+    """asyncio's server fails to attach what was accepted before it closed, and leaves it open."""
+    program = """
+        import asyncio, gc, socket, threading
+        from gptx_async.testing import FakeOpenAI
+
+        clients, closing = [], []
+
+        def connect_and_close(_request):
+            # On the server's loop: it learns of connections and of its end in one iteration.
+            loop, told = asyncio.get_running_loop(), threading.Event()
+            tell = loop.call_soon_threadsafe
+            loop.call_soon_threadsafe = lambda *arguments: (tell(*arguments), told.set())
+            clients.extend(socket.create_connection(address) for _ in range(3))
+            closing.append(threading.Thread(target=server.close))
+            closing[0].start()
+            assert told.wait(10)
+            return "Bye"
+
+        async def wait_and_connect(*arguments, **options):
+            # One more, when those are served: two iterations later it would be served, too.
+            asyncio.wait = wait
+            outcome = await wait(*arguments, **options)
+            clients.append(socket.create_connection(address))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            return outcome
+
+        wait, asyncio.wait = asyncio.wait, wait_and_connect
+        server = FakeOpenAI(connect_and_close).start()
+        address = ("127.0.0.1", int(server.base_url.split(":")[2].split("/")[0]))
+        body = b'{"model": "m", "messages": []}'
+        with socket.create_connection(address, timeout=10) as connection:
+            head = b"POST /v1/chat/completions HTTP/1.1\\r\\nhost: x\\r\\nauthorization: Bearer k"
+            connection.sendall(head + b"\\r\\ncontent-length: %d\\r\\n\\r\\n" % len(body) + body)
+            while connection.recv(65536):
+                pass
+        closing[0].join(10)
+        for client in clients:
+            client.close()
+        gc.collect()
+        print(len(clients), server.statuses[200])
+    """
+    completed = run_child(program)
+    assert (completed.stdout, completed.stderr) == ("4 1\n", "")
 
 
 def test_closes_what_connects_while_it_closes() -> None:

@@ -1,22 +1,32 @@
 """OpenAI's rate limits, as token buckets: one of requests and one of tokens per key and model.
 
-All of it is plain arithmetic on a time that is given, so that it can be simulated, too.
+All of it is plain arithmetic on a time that is given, so that it can be simulated, too. Nothing is
+guarded here: a `Limiters` belongs to one thread.
 
-Sources: https://platform.openai.com/docs/guides/rate-limits for the headers, for what a request is
-charged, and for refused requests; its 429s for the texts.
+Sources: https://platform.openai.com/docs/guides/rate-limits for the headers and for refused
+requests, and the 429s that users of the API report for their texts
+(https://github.com/Aider-AI/aider/issues/1880, https://github.com/BuilderIO/micro-agent/issues/86).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from .faults import HTTPFault
-from .replies import RecordedRequest
 
-__all__ = ["ADMITTED", "Decision", "Limiter", "RateLimits", "TokenBucket", "charged_tokens"]
+__all__ = [
+    "ADMITTED",
+    "Decision",
+    "Limiter",
+    "Limiters",
+    "RateLimits",
+    "TokenBucket",
+    "charged_tokens",
+    "go_duration",
+]
 
 CHARACTERS_PER_TOKEN = 4
 """By which OpenAI's limiter estimates a prompt, before it is tokenised."""
@@ -31,36 +41,47 @@ class RateLimits:
     Attributes:
         requests_per_minute: Requests; None for no limit.
         tokens_per_minute: Tokens, of prompts and of the answers' limits; None for no limit.
-        burst_seconds: How many seconds of its rate a full bucket holds: what may come at once.
-            OpenAI publishes a minute and enforces a shorter time.
+        burst_seconds: How many seconds of its rate a full bucket holds: what may come at once, at
+            least one request. OpenAI publishes a minute and enforces a shorter time. A request of
+            more tokens than that is too large: it is refused for ever.
         send_headers: Whether answers tell of the limits, in `x-ratelimit-*` headers.
         send_retry_after: Whether a 429 says how long to wait, in `retry-after` (whole seconds) and
             `retry-after-ms`.
-        charge_refused: Whether a refused request is charged as well, as OpenAI says it does.
+        count_refused: Whether a refused request is charged as well, up to what is there. OpenAI
+            says that it does so; a client that keeps asking is then never admitted.
 
     Raises:
-        ValueError: A figure is not above 0.
+        ValueError: A figure is not a number above 0.
     """
 
     requests_per_minute: float | None = None
     tokens_per_minute: float | None = None
+    _: KW_ONLY
     burst_seconds: float = 60.0
     send_headers: bool = True
     send_retry_after: bool = True
-    charge_refused: bool = False
+    count_refused: bool = False
 
     def __post_init__(self) -> None:
         for name in ("requests_per_minute", "tokens_per_minute", "burst_seconds"):
             value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
+            if value is None and name != "burst_seconds":
+                continue
+            if not (_is_number(value) and 0 < value < math.inf):
                 raise ValueError(f"{name} is {value!r}. Give a number above 0.")
 
 
 class TokenBucket:
     """A bucket that fills at a rate, up to its capacity, and is taken from.
 
-    Args:
+    Attributes:
         per_minute: At what rate it fills.
+        rate: The same in a second.
+        capacity: What it holds when it is full.
+        level: What was in it when it was last filled, less what was taken since.
+
+    Args:
+        per_minute: See above.
         burst_seconds: How many seconds of the rate it holds.
         now: The time, in seconds; it is full then.
     """
@@ -157,11 +178,14 @@ class Limiter:
         """
         amounts = {_REQUESTS: 1, _TOKENS: tokens}
         fault: HTTPFault | None = None
+        longest = 0.0  # to come again after the shorter of two waits would be in vain
         for kind, bucket in self._buckets:
             bucket.fill(now)
-            if fault is None and (wait := bucket.wait(amounts[kind])) > 0:
+            wait = bucket.wait(amounts[kind])
+            if wait > longest:
+                longest = wait
                 fault = self._refuse(kind, bucket, model, amounts[kind], wait)
-        if fault is None or self._limits.charge_refused:
+        if fault is None or self._limits.count_refused:
             for kind, bucket in self._buckets:
                 bucket.take(amounts[kind])
         return Decision(fault, self._headers() if self._limits.send_headers else {})
@@ -193,20 +217,59 @@ class Limiter:
         return headers
 
 
-def charged_tokens(request: RecordedRequest) -> int:
-    """Return what OpenAI's limiter charges a request before it is answered.
+class Limiters:
+    """The buckets of all keys and models; those of each are full when its first request comes.
 
-    A quarter of the prompt's characters, and the limit of each answer that is asked for. Pictures
-    count nothing here.
+    Attributes:
+        limits: What is admitted of each model with each key, or of the models that are named; None
+            for no limits.
+
+    Args:
+        limits: See above.
+
+    Raises:
+        TypeError: The limits are neither `RateLimits` nor a mapping to such.
     """
-    body = request.body if isinstance(request.body, dict) else {}
-    prompt = math.ceil(sum(map(_characters, request.messages)) / CHARACTERS_PER_TOKEN)
-    if "messages" not in body and isinstance(body.get("input"), str | list):
-        prompt = math.ceil(_characters(body["input"]) / CHARACTERS_PER_TOKEN)
-    names = ("max_completion_tokens", "max_tokens", "max_output_tokens")
-    most = next((body[name] for name in names if isinstance(body.get(name), int)), 0)
-    answers = body.get("n")
-    return prompt + most * (answers if isinstance(answers, int) else 1)
+
+    def __init__(self, limits: RateLimits | Mapping[str, RateLimits] | None) -> None:
+        each = limits.values() if isinstance(limits, Mapping) else [limits]
+        if not all(isinstance(one, RateLimits) for one in each) and limits is not None:
+            raise TypeError(
+                f"rate_limits is {limits!r}. Give RateLimits(...), or a mapping of models to such."
+            )
+        self.limits = limits
+        self._limiters: dict[tuple[str, str], Limiter] = {}
+
+    def admit(self, key: str, model: str, tokens: int, now: float) -> Decision:
+        """Admit or refuse a request, and charge it.
+
+        Args:
+            key: The API key.
+            model: The model.
+            tokens: What it is charged in tokens.
+            now: The time, in seconds; never earlier than in a call before.
+        """
+        limits = self.limits.get(model) if isinstance(self.limits, Mapping) else self.limits
+        if limits is None:
+            return ADMITTED
+        if (key, model) not in self._limiters:
+            self._limiters[key, model] = Limiter(limits, now)
+        return self._limiters[key, model].admit(model, tokens, now)
+
+
+def charged_tokens(body: Mapping[str, Any]) -> int:
+    """Return what a request is charged before it is answered: prompt + n * max_tokens.
+
+    That is how OpenAI's own client for many requests counts
+    (https://github.com/openai/openai-cookbook, `api_request_parallel_processor.py`). The prompt is
+    estimated by its characters, as the guide to rate limits says; by the guide's words the larger
+    of the two is charged, not their sum. Of messages only the text counts: no pictures, no tools.
+    """
+    parts = (body.get(name) for name in ("messages", "instructions", "input"))
+    prompt = math.ceil(sum(map(_characters, parts)) / CHARACTERS_PER_TOKEN)
+    limits = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+    most = next(filter(None, (_count(body.get(name)) for name in limits)), 0)
+    return prompt + most * max(1, _count(body.get("n")), _count(body.get("best_of")))
 
 
 def _characters(value: Any) -> int:
@@ -214,7 +277,18 @@ def _characters(value: Any) -> int:
         return len(value)
     if isinstance(value, dict):
         return sum(_characters(value.get(name)) for name in ("content", "text"))
-    return sum(map(_characters, value)) if isinstance(value, list) else 0
+    if isinstance(value, list):
+        return sum(map(_characters, value))
+    return CHARACTERS_PER_TOKEN if _is_number(value) else 0  # embeddings take tokens by number
+
+
+def _count(value: Any) -> int:
+    """Return a parameter that is a whole number above 0; 0 for any other."""
+    return value if _is_number(value) and isinstance(value, int) and value > 0 else 0
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def go_duration(seconds: float) -> str:

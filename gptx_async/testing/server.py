@@ -3,47 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import contextlib
-import itertools
 import json
+import math
 import signal
-import socket
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from types import TracebackType
 from typing import Any, NamedTuple
 
 from aiohttp import web
 
-from .answers import Body, find_mistake, is_for_model, make_body
+from .answers import ENDPOINTS, Body, find_mistake, is_for_model, make_body
 from .faults import Exchange, Fault, HTTPFault, error_body
-from .limits import ADMITTED, Decision, Limiter, RateLimits, charged_tokens
+from .limits import ADMITTED, Decision, Limiters, RateLimits, charged_tokens
 from .replies import LatencyFunction, RecordedRequest, ReplyFunction, Said, digest, echo
+from .server_thread import ServerThread
 
 __all__ = ["Answered", "FakeOpenAI", "serve"]
-
-BACKLOG = 4096
-"""How many connections may wait to be accepted: a client that opens thousands at once is usual."""
-
-MAX_BODY_BYTES = 256 * 2**20
-"""The size up to which a request is read: pictures come inside it."""
-
-WAIT_SECONDS = 10.0
-"""How long `start` and `close` wait for the thread; both take a few milliseconds."""
-
-GRACE_SECONDS = 0.01
-"""How long requests in flight have to end by themselves when the server closes."""
 
 NO_KEY = (
     "You didn't provide an API key. You need to provide your API key in an Authorization header "
     "using Bearer auth (i.e. Authorization: Bearer YOUR_KEY)."
 )
 
-
 OVERLOADED = HTTPFault(503, "The server is overloaded or not ready yet.", "server_error")
+"""As https://github.com/openai/web-crawl-q-and-a-example/issues/6 and many others report it."""
 
 
 class Answered(NamedTuple):
@@ -58,6 +45,13 @@ class Answered(NamedTuple):
     at: float
     model: str | None
     status: int
+
+
+class _Outage(NamedTuple):
+    """How every request fails, and until when, in seconds of `time.monotonic()`."""
+
+    fault: Fault
+    until: float
 
 
 class FakeOpenAI:
@@ -78,20 +72,23 @@ class FakeOpenAI:
         faults: Decides what goes wrong with a request: a function of it, which returns a `Fault` or
             None; may be set at any time.
         api_keys: The keys that are accepted; None for any but an empty one.
-        max_concurrent: How many requests may be in flight; those above are answered 503. None for
-            no limit; may be set at any time.
+        max_concurrent: How many requests may be in flight; those above are answered 503, at once.
+            None for no limit; may be set at any time.
 
     Args:
         reply: See above.
         latency: See above.
         faults: See above.
         api_keys: See above.
-        rate_limits: What is admitted in a minute, of each key and model; a mapping has the limits
-            of each model, and none for others.
+        rate_limits: See the attribute.
         max_concurrent: See above.
         host: The address to listen on.
         port: The port to listen on; 0 for one that is free.
-        keep_requests: How many of the last requests are kept; None for all of them.
+        keep_requests: How many of the last requests, and of the last answers, are kept; None for
+            all of them.
+
+    Raises:
+        TypeError: The rate limits are of another type.
     """
 
     def __init__(
@@ -115,14 +112,14 @@ class FakeOpenAI:
         self._host = host
         self._port = port
         self._lifecycle = threading.Lock()
-        self._running: _Running | None = None
+        self._running: ServerThread | None = None
         # Guards the figures below, and tells those who wait that one has changed.
         self._changed = threading.Condition()
         self._requests: deque[RecordedRequest] = deque(maxlen=keep_requests)
         self._answers: deque[Answered] = deque(maxlen=keep_requests)
         self._statuses: Counter[int] = Counter()
-        self._outage: Fault | None = None
-        self.rate_limits = rate_limits
+        self._outage: _Outage | None = None
+        self._limiters = Limiters(rate_limits)
         self._next_faults: deque[Fault] = deque()
         self._held = False
         self._waiters: list[asyncio.Future[None]] = []
@@ -139,7 +136,7 @@ class FakeOpenAI:
         """
         with self._lifecycle:
             if self._running is None:
-                running = _Running(self._handle, self._host, self._port)
+                running = ServerThread(self._handle, self._host, self._port)
                 self._port = running.start()
                 self._running = running
         return self
@@ -193,24 +190,37 @@ class FakeOpenAI:
 
     @property
     def rate_limits(self) -> RateLimits | Mapping[str, RateLimits] | None:
-        """What is admitted in a minute; set at any time, it begins with full buckets."""
-        return self._rate_limits
+        """What is admitted of each model with each key; None for all.
+
+        A mapping has the limits of each model, and none for others. May be set at any time, and
+        then begins with full buckets. Charged is what a model would answer, at any endpoint: not a
+        request that fails by its key, a mistake in it, `fail_next`, `faults`, an outage or
+        `max_concurrent`.
+
+        Raises:
+            TypeError: What is set is neither `RateLimits` nor a mapping to such.
+        """
+        return self._limiters.limits
 
     @rate_limits.setter
     def rate_limits(self, limits: RateLimits | Mapping[str, RateLimits] | None) -> None:
-        with self._changed:
-            self._rate_limits = limits
-            self._limiters: dict[tuple[str, str], Limiter | None] = {}
+        self._limiters = Limiters(limits)
 
     @property
     def answers(self) -> list[Answered]:
-        """Return the answers in the order in which they were begun; the list is a copy."""
+        """Return the answers in the order in which they were begun; the list is a copy.
+
+        A request of which the connection is lost, by a fault or by the client, has none.
+        """
         with self._changed:
             return list(self._answers)
 
     @property
     def statuses(self) -> Counter[int]:
-        """Return how many answers had which HTTP status; a lost connection has none."""
+        """Return how many answers had which HTTP status; a lost connection has none.
+
+        It is a copy, and counts all answers since `clear`, whatever `keep_requests` is.
+        """
         with self._changed:
             return self._statuses.copy()
 
@@ -233,7 +243,10 @@ class FakeOpenAI:
             return self._disconnected
 
     def clear(self) -> None:
-        """Forget the requests recorded, and count the disconnected and the most in flight anew."""
+        """Forget the requests and answers, and count the disconnected, the most in flight anew.
+
+        The buckets of `rate_limits` stay as they are.
+        """
         with self._changed:
             self._requests.clear()
             self._answers.clear()
@@ -260,7 +273,8 @@ class FakeOpenAI:
                 raise TimeoutError(
                     f"The fake server was not as expected within {timeout} s. Requests recorded: "
                     f"{len(self._requests)}, in flight: {self._in_flight}, most in flight at once: "
-                    f"{self._max_in_flight}, disconnected: {self._disconnected}."
+                    f"{self._max_in_flight}, disconnected: {self._disconnected}, answered by "
+                    f"status: {dict(self._statuses)}."
                 )
 
     def hold(self) -> None:
@@ -278,27 +292,43 @@ class FakeOpenAI:
                 waiters[0].get_loop().call_soon_threadsafe(_wake, waiters)
 
     def begin_outage(self, fault: Fault = OVERLOADED) -> None:
-        """Let every request fail from now on, before what `faults` and `reply` say.
+        """Let every request fail that arrives from now on, whatever its key, until `end_outage`.
 
         Args:
-            fault: How; `Reset()` for a server that is gone.
+            fault: How; `Reset()` for a server that drops its connections.
         """
-        with self._changed:
-            self._outage = fault
+        self._set_outage(fault, math.inf)
 
     def end_outage(self) -> None:
-        """Answer again as before `begin_outage`."""
+        """Answer again as before the outage; without one, this does nothing."""
         with self._changed:
             self._outage = None
 
+    def outage_for(self, seconds: float, fault: Fault = OVERLOADED) -> None:
+        """Let every request fail that arrives within a time, and return at once.
+
+        Args:
+            seconds: How long the outage lasts from now on; it takes the place of one that lasts.
+            fault: How, as with `begin_outage`.
+        """
+        self._set_outage(fault, time.monotonic() + seconds)
+
     @contextlib.contextmanager
     def outage(self, fault: Fault = OVERLOADED) -> Iterator[None]:
-        """Let every request fail that arrives while the block runs."""
+        """Let every request fail that arrives while the block runs.
+
+        Args:
+            fault: How, as with `begin_outage`.
+        """
         self.begin_outage(fault)
         try:
             yield
         finally:
             self.end_outage()
+
+    def _set_outage(self, fault: Fault, until: float) -> None:
+        with self._changed:
+            self._outage = _Outage(fault, until)
 
     def fail_next(self, fault: Fault, times: int = 1) -> None:
         """Let the next requests fail, before what `faults` and `reply` say; calls add up.
@@ -350,10 +380,11 @@ class FakeOpenAI:
         # All is decided at once, so that functions with a memory are called in order of arrival.
         seconds = self.latency(request) if callable(self.latency) else self.latency
         fault = self._find_fault(request)
-        decision = ADMITTED if fault is not None else self._limit(request)
+        decision = ADMITTED if fault is not None else self._admit(request)
         said = fault or decision.fault or self._ask(request)
         await self._pass_gate()
-        if seconds and decision.fault is None:  # what a limit refuses is no work: told at once
+        # What a limit refuses is no work, and told at once: it keeps nobody else out.
+        if seconds and decision.fault is None:
             await asyncio.sleep(seconds)
         if not isinstance(said, Fault):
             return web.json_response(make_body(request, said), headers=decision.headers)
@@ -372,45 +403,35 @@ class FakeOpenAI:
 
     def _find_fault(self, request: RecordedRequest) -> Fault | None:
         """Return what goes wrong with the request: by itself, or because the test wants it."""
+        with self._changed:
+            if self._outage is not None and request.arrived < self._outage.until:
+                return self._outage.fault
         fault = self._check_key(request) or find_mistake(request)
         if fault is not None:
             return fault
         with self._changed:
-            if self._outage is not None:
-                return self._outage
             if self._next_faults:
                 return self._next_faults.popleft()
-            if self.max_concurrent is not None and self._in_flight > self.max_concurrent:
-                return OVERLOADED
         return self.faults(request) if self.faults is not None else None
 
-    def _limit(self, request: RecordedRequest) -> Decision:
-        """Charge a request that is good, and refuse it if its buckets are empty."""
+    def _admit(self, request: RecordedRequest) -> Decision:
+        """Refuse a request that is good if there are too many of them; else charge it."""
+        most = self.max_concurrent
+        if most is not None and self.in_flight > most:  # which counts the request itself
+            return Decision(OVERLOADED, {})
         model = _model(request)
-        if self._rate_limits is None or model is None or not is_for_model(request):
+        if model is None or "model" not in ENDPOINTS[request.method, request.path].required:
             return ADMITTED
-        with self._changed:
-            key = (request.api_key, model)
-            if key not in self._limiters:
-                self._limiters[key] = self._make_limiter(model, request.arrived)
-            limiter = self._limiters[key]
-            if limiter is None:
-                return ADMITTED
-            return limiter.admit(model, charged_tokens(request), request.arrived)
-
-    def _make_limiter(self, model: str, now: float) -> Limiter | None:
-        limits = self._rate_limits
-        if isinstance(limits, Mapping):
-            limits = limits.get(model)
-        return None if limits is None else Limiter(limits, now)
+        tokens = charged_tokens(request.body)
+        return self._limiters.admit(request.api_key, model, tokens, request.arrived)
 
     def _note_answer(self, request: RecordedRequest, http: web.Request, status: int) -> None:
+        """Write the answer into the book; `_counted`, about to end, tells those who wait."""
         if http.transport is None or http.transport.is_closing():
             return  # the fault was to lose the connection
         with self._changed:
             self._answers.append(Answered(time.monotonic(), _model(request), status))
             self._statuses[status] += 1
-            self._changed.notify_all()
 
     def _check_key(self, request: RecordedRequest) -> HTTPFault | None:
         key = request.api_key
@@ -429,89 +450,6 @@ class FakeOpenAI:
         return self.reply(request) if is_for_model(request) else ""
 
 
-class _Running:
-    """The server between a start and its close: a thread, and on it a loop with the listener."""
-
-    def __init__(
-        self, handle: Callable[[web.Request], Awaitable[web.StreamResponse]], host: str, port: int
-    ) -> None:
-        self._handle = handle
-        self._address = (host, port)
-        self._thread = threading.Thread(
-            target=self._main, name="gptx_async-fake-openai", daemon=True
-        )
-        self._ready: concurrent.futures.Future[tuple[asyncio.AbstractEventLoop, int]] = (
-            concurrent.futures.Future()
-        )
-        self._stop = asyncio.Event()
-
-    def start(self) -> int:
-        """Start the thread and return the port, or raise what prevents it."""
-        self._thread.start()
-        return self._ready.result(WAIT_SECONDS)[1]
-
-    def close(self) -> None:
-        """Stop the loop and wait for the thread."""
-        loop, _port = self._ready.result()
-        with contextlib.suppress(RuntimeError):  # the loop is closed: it has ended by itself
-            loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(WAIT_SECONDS)
-
-    def _main(self) -> None:
-        try:
-            asyncio.run(self._serve())
-        except BaseException as error:
-            if self._ready.done():
-                raise
-            self._ready.set_exception(error)  # the starter raises it
-
-    async def _serve(self) -> None:
-        application = web.Application(client_max_size=MAX_BODY_BYTES)
-        application.router.add_route("*", "/{path:.*}", self._handle)
-        application.on_response_prepare.append(_Stamp())
-        runner = web.AppRunner(
-            application,
-            handler_cancellation=True,  # a client that goes away is noticed at once
-            access_log=None,
-            shutdown_timeout=GRACE_SECONDS,
-        )
-        await runner.setup()
-        try:
-            listener = socket.create_server(self._address)
-            await web.SockSite(runner, listener, backlog=BACKLOG).start()
-            self._ready.set_result((asyncio.get_running_loop(), listener.getsockname()[1]))
-            await self._stop.wait()
-            await _stop_accepting(listener)
-        finally:
-            await runner.cleanup()
-
-
-async def _stop_accepting(listener: socket.socket) -> None:
-    """Accept no more, and let what was accepted become connections, which can be closed.
-
-    asyncio makes a task of each. One that runs when its server is closed fails by an assertion of
-    asyncio's own, and nobody closes its socket.
-    """
-    asyncio.get_running_loop().remove_reader(listener.fileno())
-    accepting = {
-        task
-        for task in asyncio.all_tasks()
-        if getattr(task.get_coro(), "__name__", "").startswith("_accept_connection")
-    }
-    if accepting:
-        await asyncio.wait(accepting, timeout=WAIT_SECONDS / 2)
-
-
-class _Stamp:
-    """Gives each answer an `x-request-id`, as OpenAI does."""
-
-    def __init__(self) -> None:
-        self._numbers = itertools.count(1)
-
-    async def __call__(self, _http: web.Request, response: web.StreamResponse) -> None:
-        response.headers.setdefault("x-request-id", f"req_{next(self._numbers):032x}")
-
-
 def serve(
     *,
     host: str = "127.0.0.1",
@@ -519,6 +457,8 @@ def serve(
     latency: float = 0.0,
     reply: str = "digest",
     api_keys: Collection[str] | None = None,
+    requests_per_minute: float | None = None,
+    tokens_per_minute: float | None = None,
 ) -> None:
     """Run a `FakeOpenAI` in the foreground, until SIGINT or SIGTERM: the command line's server.
 
@@ -531,19 +471,28 @@ def serve(
         latency: After how many seconds each request is answered.
         reply: What the model says: 'digest' or 'echo'.
         api_keys: The keys that are accepted; None for any but an empty one.
+        requests_per_minute: The rate limit of each model with each key; None for no limit.
+        tokens_per_minute: The same in tokens.
 
     Raises:
-        ValueError: There is no such reply.
+        ValueError: There is no such reply, or a rate limit is not above 0.
         OSError: The address can't be listened on.
     """
     replies: dict[str, ReplyFunction] = {"digest": digest, "echo": echo}
     if reply not in replies:
         raise ValueError(f"There is no reply {reply!r}. Choose one of {', '.join(replies)}.")
+    limits = RateLimits(requests_per_minute, tokens_per_minute)
     signals = {signal.SIGINT, signal.SIGTERM}
     # Blocked before the server's thread is started, which inherits that: sigwait alone takes them.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     server = FakeOpenAI(
-        replies[reply], latency=latency, api_keys=api_keys, host=host, port=port, keep_requests=0
+        replies[reply],
+        latency=latency,
+        api_keys=api_keys,
+        rate_limits=limits,
+        host=host,
+        port=port,
+        keep_requests=0,
     )
     try:
         with server:

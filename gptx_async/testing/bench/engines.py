@@ -1,0 +1,144 @@
+"""The rivals that are symbolicai's: this engine, `GPTXChatEngine`, and symbolicai's work alone.
+
+What a function imports, `child.py` has imported before it forks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any
+
+from .server import answer_to
+from .workloads import KEY, MODEL, Answer, Ask, Item, Open, Workload
+
+__all__ = [
+    "installed",
+    "instant",
+    "make_argument",
+    "open_batch",
+    "open_scheduler",
+    "registered",
+    "threaded",
+]
+
+
+@contextlib.contextmanager
+def installed(workload: Workload, base_url: str) -> Iterator[Any]:
+    """Install this engine, with as many calls in flight as the workload says."""
+    import gptx_async
+
+    engine = gptx_async.install(
+        KEY, MODEL, window=workload.in_flight, max_concurrency=workload.in_flight
+    )
+    engine.client.base_url = base_url
+    try:
+        yield engine
+    finally:
+        gptx_async.uninstall()
+
+
+@contextlib.contextmanager
+def registered(_workload: Workload, base_url: str) -> Iterator[Any]:
+    """Make a `GPTXChatEngine` the one that symbolicai asks.
+
+    Its transport's log is as quiet as symbolicai keeps that of openai 1 and 2: with openai 3 a line
+    is printed for each call, which only costs.
+    """
+    for name in ("httpx2", "httpcore2"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    from symai.backend.engines.neurosymbolic.engine_openai_gptX_chat import GPTXChatEngine
+    from symai.functional import EngineRepository
+
+    engine = GPTXChatEngine(KEY, MODEL)
+    engine.client.base_url = base_url
+    EngineRepository.register("neurosymbolic", engine, allow_engine_override=True)
+    yield engine
+    engine.client.close()
+
+
+@contextlib.contextmanager
+def instant(workload: Workload, base_url: str) -> Iterator[Any]:
+    """Give `GPTXChatEngine` a client that answers at once: what is left is symbolicai's work."""
+    with registered(workload, base_url) as engine:
+        client = engine.client
+        completions = SimpleNamespace(create=_answer_at_once)
+        engine.client = SimpleNamespace(chat=SimpleNamespace(completions=completions))
+        yield engine
+        engine.client = client
+
+
+def _answer_at_once(**payload: Any) -> Any:
+    text = payload["messages"][1]["content"][0]["text"]
+    said = answer_to(text[text.rindex("[[") + 2 : -2])
+    return SimpleNamespace(choices=[SimpleNamespace(message=SimpleNamespace(content=said))])
+
+
+def threaded(engines: Callable[[Workload, str], Any], width: int | None = None) -> Open:
+    """Make a rival of an engine that is queried from threads; from this one, if it is only one."""
+
+    @contextlib.contextmanager
+    def open_pool(workload: Workload, base_url: str) -> Iterator[Ask]:
+        threads = min(width or workload.in_flight, workload.in_flight)
+        with engines(workload, base_url) as engine, ThreadPoolExecutor(threads) as pool:
+            ask = _query(engine, workload.instruction)
+            if threads == 1:
+                yield lambda items: [ask(item) for item in items]
+            else:
+                yield lambda items: list(pool.map(ask, items))
+
+    return open_pool
+
+
+def _query(engine: Any, instruction: str) -> Callable[[Item], Answer]:
+    """Return a query by the steps of symbolicai's own `EngineRepository.query`."""
+
+    def ask(item: Item) -> Answer:
+        argument = make_argument(instruction, item.text)
+        try:
+            engine.prepare(argument)
+            outputs, _metadata = engine(argument)
+        except Exception as error:
+            return repr(error)
+        answer: Answer = outputs[0]
+        return answer
+
+    return ask
+
+
+def make_argument(instruction: str, text: str) -> Any:
+    """Make an argument, not prepared, as symbolicai's decorators would."""
+    from symai import Symbol
+    from symai.core import Argument
+
+    argument = Argument((), {}, {"prompt": instruction})
+    argument.prop.instance = Symbol(text)
+    argument.prop.processed_input = text
+    return argument
+
+
+@contextlib.contextmanager
+def open_batch(workload: Workload, base_url: str) -> Iterator[Ask]:
+    """Ask this engine in one batch: from making the arguments to the texts of the answers."""
+    instruction = workload.instruction
+    with installed(workload, base_url) as engine:
+
+        def ask(items: Sequence[Item]) -> list[Answer]:
+            arguments = [make_argument(instruction, item.text) for item in items]
+            return [outputs[0] for outputs, _metadata in engine(arguments)]
+
+        yield ask
+
+
+@contextlib.contextmanager
+def open_scheduler(workload: Workload, base_url: str) -> Iterator[Ask]:
+    """Ask this engine from a scheduler's workers; each of its batches waits for the slowest."""
+    from ..scheduler import BatchScheduler
+
+    with installed(workload, base_url) as engine:
+        query = _query(engine, workload.instruction)
+        scheduler = BatchScheduler(workload.in_flight, workload.in_flight)
+        yield lambda items: scheduler.forward(query, items)

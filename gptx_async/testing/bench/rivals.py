@@ -1,0 +1,125 @@
+"""Who is measured: each is given texts and returns answers; how it asks is its own affair."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from . import clients, engines
+from .workloads import Open, Workload
+
+__all__ = ["RIVALS", "Home", "Rival"]
+
+Home: TypeAlias = Literal["plain", "symbolicai", "peers"]
+"""In which kind of process a rival lives: by what it imports."""
+
+POOL_THREADS = 50
+"""How many threads ask `GPTXChatEngine` at once."""
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A way of getting many answers.
+
+    Attributes:
+        name: How the table and the command line call it.
+        title: What it is, in a few words.
+        home: Where it runs.
+        open: Makes it ready, and asks.
+        most: With how many calls in flight it is measured at most: what is one at a time stays so,
+            and thousands of threads are not what anybody would use.
+        width: How many calls it has in flight itself, if that is not as the workload says; it is
+            then not measured with one.
+        sends: Whether it sends anything; if not, a server's delay is nothing to it.
+    """
+
+    name: str
+    title: str
+    home: Home
+    open: Open
+    most: int = 4_096
+    width: int | None = None
+    sends: bool = True
+
+    def takes(self, workload: Workload) -> bool:
+        """Tell whether it is measured with this workload."""
+        if workload.delay and not self.sends:
+            return False
+        if workload.in_flight == 1 and self.width is not None:
+            return False
+        return workload.in_flight <= self.most
+
+    def calls(self, workload: Workload) -> int:
+        """Return how many calls are timed: fewer where it would wait for most of the time."""
+        if self.width is None or not workload.delay:
+            return workload.calls
+        return min(workload.calls, 12 * self.width)
+
+
+_ALL = (
+    Rival("engine-batch", "this engine, one batch", "symbolicai", engines.open_batch),
+    Rival(
+        "engine-threads",
+        "this engine, from threads",
+        "symbolicai",
+        engines.threaded(engines.installed),
+        most=64,
+    ),
+    Rival(
+        "engine-scheduler",
+        "this engine, under a scheduler",
+        "symbolicai",
+        engines.open_scheduler,
+        most=512,
+    ),
+    Rival(
+        "gptx-loop",
+        "GPTXChatEngine, in a loop",
+        "symbolicai",
+        engines.threaded(engines.registered),
+        most=1,
+    ),
+    Rival(
+        "gptx-pool",
+        f"GPTXChatEngine, {POOL_THREADS} threads",
+        "symbolicai",
+        engines.threaded(engines.registered, POOL_THREADS),
+        most=512,
+        width=POOL_THREADS,
+    ),
+    Rival("sdk", "AsyncOpenAI() + gather", "plain", clients.open_sdk("default", "same")),
+    Rival(
+        "sdk-aiohttp",
+        "AsyncOpenAI(DefaultAioHttpClient()) + gather",
+        "plain",
+        clients.open_sdk("aiohttp", "same"),
+    ),
+    Rival(
+        "sdk-aiohttp-small",
+        "the same, sending messages and model only",
+        "plain",
+        clients.open_sdk("aiohttp", "small"),
+    ),
+    Rival(
+        "aiohttp-parsed",
+        "aiohttp + ChatCompletion",
+        "plain",
+        clients.open_aiohttp(clients.parse_content),
+    ),
+    Rival(
+        "aiohttp", "aiohttp, nothing parsed", "plain", clients.open_aiohttp(clients.find_content)
+    ),
+    Rival(
+        "symbolicai",
+        "symbolicai's work alone, no HTTP",
+        "symbolicai",
+        engines.threaded(engines.instant, 1),
+        sends=False,
+    ),
+    Rival("sockets", "bare sockets: the server's limit", "plain", clients.open_sockets),
+    Rival("async-batch-llm", "async-batch-llm", "peers", clients.open_async_batch_llm),
+    Rival("litellm", "litellm.batch_completion", "peers", clients.open_litellm, most=512),
+)
+
+RIVALS = {rival.name: rival for rival in _ALL}
+"""By name. The 'floor' is none of them: it is `symbolicai` and then `aiohttp` (`figures.py`)."""
