@@ -42,6 +42,7 @@ from .request import BatchGroup, Request, Terms, estimate_tokens
 from .retry import PATIENCE
 from .service import Call, Outcome
 from .telemetry import Recorder, Stats
+from .tokens import remembering
 
 __all__ = ["AsyncBatchEngine", "AsyncGPTXBatchEngine", "install", "uninstall"]
 
@@ -131,6 +132,8 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
         self._callback: Callable[[Any], Any] | None = None
         self._thread_local = threading.local()
         _quiet_transport_loggers()
+        if hasattr(sync_engine, "tokenizer"):
+            sync_engine.tokenizer = remembering(sync_engine.tokenizer)
         if hasattr(sync_engine, "client"):  # an engine that does not know its model has none
             self.client = sync_engine.client
 
