@@ -234,8 +234,8 @@ class Permit:
     """The leave to send one attempt, given back by exactly one of its methods.
 
     Attributes:
-        is_probe: Whether all others are held and this attempt goes out to see if the server is
-            back: its failure says nothing of the call itself.
+        is_probe: Whether all others are held over an outage, and this attempt goes out to see if
+            the server is back: that it is not says nothing of the call itself.
     """
 
     __slots__ = ("_crowd", "_given_back", "_governor", "_number", "_sent_at", "_ticket", "_tokens",
@@ -572,7 +572,8 @@ class Governor:
             bucket.take(1)
         for bucket in self._by_tokens:
             bucket.take(tokens)
-        permit = Permit(self, ticket, tokens, now, self._hold is not None)
+        is_probe = self._hold is not None and not self._hold.by_refusals
+        permit = Permit(self, ticket, tokens, now, is_probe)
         if not ticket.attempts:
             ticket._number = self._sent
         ticket.attempts += 1

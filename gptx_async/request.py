@@ -205,7 +205,6 @@ class Request:
 
     async def _attempt(self, client: openai.AsyncOpenAI, line: _Line, ticket: Ticket) -> Any:
         permit = await self._turn(line, ticket)
-        self._budget.is_free = permit.is_probe
         try:
             self.record.sending()
         except BaseException:
@@ -224,6 +223,7 @@ class Request:
                 )
         except BaseException as error:
             retry.settle(permit, error)
+            self._budget.is_free = permit.is_probe and retry.is_of_outage(error)
             self._tell_group(line, error)
             raise
         permit.succeeded(headers, telemetry.tokens_of(response))

@@ -152,7 +152,7 @@ class Budget:
         self._clock = clock
         self._first_429: float | None = None
         self.is_free = False
-        """Whether a failure of the present attempt is to cost none of the retries."""
+        """Whether the failure of the last attempt is to cost none of the retries."""
         self._waits = {Cause.FAULT: 0, Cause.RATE_LIMIT: 0}
 
     @property
@@ -245,11 +245,17 @@ def settle(permit: Permit, error: BaseException) -> None:
         else:
             permit.failed(error, unreachable=error.status_code in UNREACHABLE)
     elif isinstance(error, Exception):
-        lost = isinstance(error, openai.APIConnectionError)
-        timed_out = isinstance(error, openai.APITimeoutError)
-        permit.failed(error, unreachable=lost and not timed_out)
+        permit.failed(error, unreachable=is_of_outage(error))
     else:
         permit.release()
+
+
+def is_of_outage(error: BaseException) -> bool:
+    """Tell whether a failure is that of a server which is gone, or can do nothing at the time."""
+    if isinstance(error, openai.APIStatusError):
+        return error.status_code in OVERLOADED | UNREACHABLE
+    lost = isinstance(error, openai.APIConnectionError)
+    return lost and not isinstance(error, openai.APITimeoutError)
 
 
 def copy_of(error: Exception) -> Exception:

@@ -975,10 +975,11 @@ class TestQueue:
             (await governor.ticket(pacing).admit(60.0)).refused(ServerError(429), {}, 4.0)
             tasks = [asyncio.create_task(governor.ticket(pacing).admit(60.0)) for _ in range(2)]
             probe = await tasks[0]
-            assert probe.is_probe
+            assert governor.waiting == 1
+            assert not probe.is_probe, "who is refused is refused: only an outage makes probes"
             began = clock()
             probe.release()
-            assert (await tasks[1]).is_probe
+            await tasks[1]
             return clock() - began
 
         assert simulate(main()) < 0.01
