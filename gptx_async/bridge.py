@@ -18,7 +18,7 @@ import openai.pagination
 import openai.resources  # here, in the caller's thread: a lazy import on the loop could deadlock
 
 from .client import ClientSettings, check_supported
-from .direct import is_of_the_sdk, overheard, post_of
+from .direct import SCALARS, is_of_the_sdk, overheard, post_of
 from .request import Request, Terms
 
 __all__ = ["StandInClient"]
@@ -28,8 +28,6 @@ _CLIENT_CALLS = frozenset({"delete", "get", "patch", "post", "put"})
 
 _STREAMS = frozenset({"connect", "create_and_stream", "stream", "with_streaming_response"})
 """What hands out an open connection, which its caller's thread reads: left to the sync client."""
-
-_SCALARS = frozenset({str, int, float, bool, type(None)})
 
 _COPIES = frozenset({"copy", "with_options"})
 
@@ -169,7 +167,7 @@ def _is_plain(value: object) -> bool:
         return all(type(name) is str and _is_plain(each) for name, each in value.items())  # type: ignore[attr-defined]
     if kind is list or kind is tuple:
         return all(_is_plain(each) for each in value)  # type: ignore[attr-defined]
-    return kind in _SCALARS or kind.__module__.partition(".")[0] == "openai"
+    return kind in SCALARS or kind.__module__.partition(".")[0] == "openai"
 
 
 def _plain(value: Any) -> Any:

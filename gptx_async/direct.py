@@ -23,13 +23,13 @@ from typing import Any
 import openai
 from openai.resources.chat import AsyncCompletions, Completions
 
-__all__ = ["Post", "is_of_the_sdk", "overheard", "post_of"]
+__all__ = ["SCALARS", "Post", "is_of_the_sdk", "overheard", "post_of"]
 
 _SDK_FOLDER = os.path.dirname(openai.__file__) + os.sep
 
 _NOT_IN_BODY = frozenset({"extra_body", "extra_headers", "extra_query", "timeout"})
 
-_SCALARS = frozenset({str, int, float, bool, type(None)})
+SCALARS = frozenset({str, int, float, bool, type(None)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +151,7 @@ def _is_untouched(resource_class: type) -> bool:
 
 def _is_json(value: object) -> bool:
     kind = type(value)
-    if kind in _SCALARS:
+    if kind in SCALARS:
         return True
     if kind is dict:
         return all(type(name) is str and _is_json(each) for name, each in value.items())  # type: ignore[attr-defined]

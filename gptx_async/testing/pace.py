@@ -242,7 +242,7 @@ def _answer_to(text: str) -> str:
 
 
 def _fail_for_a_while(server: FakeOpenAI, answers: int, seconds: float) -> None:
-    """Let the server fail when so many are answered, for so long, and twice over what it knew."""
+    """Let the server fail when so many are answered, and then for so many seconds."""
     server.wait_for(lambda server: server.statuses[200] >= answers, timeout=120)
     with server.outage():
         time.sleep(seconds)
