@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import copy
 import functools
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -20,11 +21,12 @@ import openai
 
 from .direct import Post
 from .errors import TimeoutError, UnsupportedClientError  # noqa: A004 - ours is meant
+from .wire import MAX_HEADER_BYTES, PROBES, InHand, Machinery, Route, as_json, is_too_long, route_of
 
-__all__ = ["ClientSettings", "attempt", "check_supported"]
+__all__ = ["Client", "ClientSettings", "check_supported"]
 
-MAX_HEADER_BYTES = 100 * 1024
-"""How long, and how many, an answer's headers may be: httpcore's limit, so the sync client's."""
+MOST_ROUTES = 64
+"""Of how many kinds of POST a client remembers the route: one for each path and timeout."""
 
 
 @dataclass(slots=True)
@@ -32,13 +34,18 @@ class _Attempt:
     """What the SDK has no argument or result for.
 
     Attributes:
-        timeout: Seconds for the whole attempt, or None for what the transport bounds by itself.
         retries: How many attempts of the call were made before it.
+        ends_at: When the whole attempt is to be over, by the loop's clock; None for what the
+            transport bounds by itself.
+        in_hand: What has come of it already, on a route, for the SDK to see.
+        is_trial: Whether its request is only to be built, and shown.
         headers: Those of the answer, when it is there.
     """
 
-    timeout: float | None
-    retries: int
+    retries: int = 0
+    ends_at: float | None = None
+    in_hand: InHand | None = None
+    is_trial: bool = False
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -106,7 +113,7 @@ class ClientSettings:
         """Build a sync client with these settings, as after unpickling an engine."""
         return openai.OpenAI(**self._arguments(), max_retries=self.max_retries)
 
-    def build_async(self) -> openai.AsyncOpenAI:
+    def build_async(self) -> Client:
         """Build an async client with these settings. Only on the loop that is to own it.
 
         It opens as many connections as there are requests out, and sends each of them once.
@@ -116,7 +123,8 @@ class ClientSettings:
         for transport in [http_client._transport, *http_client._mounts.values()]:
             if transport is not None:  # None where a proxy is not to be used
                 _liken_to_sync(transport)
-        return openai.AsyncOpenAI(**self._arguments(), max_retries=0, http_client=http_client)
+        sdk = openai.AsyncOpenAI(**self._arguments(), max_retries=0, http_client=http_client)
+        return Client(sdk, http_client)
 
     def _arguments(self) -> dict[str, Any]:
         return {
@@ -130,10 +138,142 @@ class ClientSettings:
         }
 
 
+class Client:
+    """An `AsyncOpenAI` client, with the routes past it that it has shown. Of one loop.
+
+    Args:
+        sdk: The SDK's client.
+        http_client: The httpx client that it sends by.
+    """
+
+    def __init__(self, sdk: openai.AsyncOpenAI, http_client: Any) -> None:
+        self.sdk = sdk
+        self._http_client = http_client
+        self._machinery = Machinery(sdk, http_client)
+        self._routes: dict[tuple[str, float | None], asyncio.Task[Route | None]] = {}
+
+    async def close(self) -> None:
+        """Close its connections."""
+        for task in self._routes.values():
+            task.cancel()
+        await self.sdk.close()
+
+    async def attempt(
+        self,
+        path: Sequence[str],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        timeout: float | None,  # noqa: ASYNC109 - without the time that others take on the loop
+        retries: int,
+        post: Post | None = None,
+    ) -> tuple[Any, Mapping[str, str]]:
+        """Make one attempt of a call of the SDK, on the loop that the client is of.
+
+        Args:
+            path: The attributes that lead to the method, `("chat", "completions", "create")` say.
+            args: The method's positional arguments.
+            kwargs: The method's keyword arguments.
+            timeout: Seconds for the attempt, from when it is sent; None for the client's own.
+            retries: How many attempts were made before this one.
+            post: The same call as a POST, where it is known: it is faster.
+
+        Returns:
+            What the awaited method returns, and the headers of the answer.
+
+        Raises:
+            openai.OpenAIError: As the same method of the sync client would.
+            gptx_async.errors.TimeoutError: The attempt took longer than `timeout`.
+        """
+        in_hand: InHand | None = None
+        ends_at: float | None = None
+        if post is not None:
+            route = await self._route(post, timeout)
+            content = None if route is None else as_json(post.body)
+            ends_at = _end_of(timeout)
+            if route is not None and content is not None:
+                sent = await _send_in_time(route, content, retries, ends_at)
+                if not isinstance(sent, InHand):
+                    return sent
+                in_hand = sent
+        current = _Attempt(retries, ends_at or _end_of(timeout), in_hand)
+        _current.set(current)  # in the context of this call's own task
+        try:
+            if post is not None:
+                answer = await self._post(post, post.body, timeout)
+            else:
+                method = functools.reduce(getattr, path, self.sdk)
+                answer = await method(*args, **{**kwargs, **_own(timeout)})  # type: ignore[operator]
+        except openai.APITimeoutError as error:
+            failed = _true_error(error, timeout)
+        else:
+            return answer, current.headers
+        finally:
+            if current.in_hand is not None:
+                current.in_hand.close()
+        raise failed  # out of the `except`, or the error that it corrects would be its context
+
+    async def _route(self, post: Post, timeout: float | None) -> Route | None:  # noqa: ASYNC109
+        """Return the route of a POST, if it has one that may be used now."""
+        key = post.path, timeout
+        task = self._routes.get(key)
+        if task is None:
+            if len(self._routes) >= MOST_ROUTES:
+                self._routes.clear()
+            task = self._routes[key] = asyncio.ensure_future(self._find_route(post, timeout))
+        route = task.result() if task.done() else await asyncio.shield(task)
+        return route if route and route.is_open and self._machinery.is_original() else None
+
+    async def _find_route(self, post: Post, timeout: float | None) -> Route | None:  # noqa: ASYNC109
+        """Let the SDK build a request for each of the probes, and read the route off them."""
+        _current.set(_Attempt(is_trial=True))
+        requests: list[Any] = []
+        for body in PROBES:
+            try:
+                await self._post(post, body, timeout)
+            except _BuiltRequest as built:
+                requests.append(built.request)
+            except Exception:  # settings that no request can be built of, as each call will tell
+                return None
+        return route_of(self._http_client, requests, post.cast_to)
+
+    async def _post(self, post: Post, body: Mapping[str, Any], timeout: float | None) -> Any:  # noqa: ASYNC109
+        options: Any = {**post.options, **_own(timeout)}
+        return await self.sdk.post(post.path, body=body, cast_to=post.cast_to, options=options)
+
+
+class _BuiltRequest(BaseException):
+    """Takes a request that was to be built only out of the SDK."""
+
+    def __init__(self, request: Any) -> None:
+        super().__init__()
+        self.request = request
+
+
+def _own(timeout: float | None) -> dict[str, float]:
+    return {} if timeout is None else {"timeout": timeout}
+
+
+def _end_of(timeout: float | None) -> float | None:
+    return None if timeout is None else asyncio.get_running_loop().time() + timeout
+
+
+async def _send_in_time(
+    route: Route, content: bytes, retries: int, ends_at: float | None
+) -> tuple[Any, Mapping[str, str]] | InHand:
+    """Send on a route, within the time that an attempt may take."""
+    if ends_at is None:
+        return await route.send(content, retries)
+    try:
+        async with asyncio.timeout_at(ends_at):
+            return await route.send(content, retries)
+    except builtins.TimeoutError as error:
+        return InHand(error=error, is_late=True)
+
+
 def _liken_to_sync(transport: Any) -> None:
     """Let the SDK's aiohttp transport bear, and raise, what the sync client's does."""
     transport.client = functools.partial(_build_session, transport)
-    transport.handle_async_request = functools.partial(_handle, transport.handle_async_request)
+    transport.handle_async_request = functools.partial(_handle, transport)
 
 
 def _build_session(transport: Any) -> aiohttp.ClientSession:
@@ -177,10 +317,14 @@ async def _send(send: Callable[..., Awaitable[Any]], request: Any, **options: An
     The transports bound each read alone, so that an answer that drips would never end.
     """
     current = _current.get()
+    if current.is_trial:
+        raise _BuiltRequest(request)
+    if current.in_hand is not None and current.in_hand.is_late:
+        raise _httpx_error(type(request), "ReadTimeout", current.in_hand.error)
     if current.retries and request.headers.get("x-stainless-retry-count") == "0":
         request.headers["x-stainless-retry-count"] = str(current.retries)
     try:
-        async with asyncio.timeout(current.timeout) as clock:
+        async with asyncio.timeout_at(current.ends_at) as clock:
             response = await send(request, **options)
     except builtins.TimeoutError as error:
         if not clock.expired():  # the system's own, of a connection
@@ -190,15 +334,23 @@ async def _send(send: Callable[..., Awaitable[Any]], request: Any, **options: An
     return response
 
 
-async def _handle(handle: Callable[[Any], Awaitable[Any]], request: Any) -> Any:
-    """Send a request; what is not HTTP, here or there, is an error that the SDK knows."""
+async def _handle(transport: Any, request: Any) -> Any:
+    """Send a request, or take what has come of it already, as the transport itself does.
+
+    What is not HTTP, here or there, is an error that the SDK knows.
+    """
+    current = _current.get()
+    if current.in_hand is not None:
+        transport, in_hand = copy.copy(transport), current.in_hand
+        transport.client = lambda: in_hand
+        current.in_hand = None  # a redirect is sent
     try:
-        response = await handle(request)
+        response = await type(transport).handle_async_request(transport, request)
     except aiohttp.ClientResponseError as error:
         raise _httpx_error(type(request), "RemoteProtocolError", error) from error
     except ValueError as error:  # a key with a line's end in it, say
         raise _httpx_error(type(request), "LocalProtocolError", error) from error
-    if sum(len(name) + len(value) for name, value in response.headers.raw) > MAX_HEADER_BYTES:
+    if is_too_long(response.headers.raw):
         await response.aclose()
         too_long = ValueError(f"The answer's headers are longer than {MAX_HEADER_BYTES} bytes.")
         raise _httpx_error(type(request), "RemoteProtocolError", too_long)
@@ -230,52 +382,6 @@ def check_supported(client: object) -> openai.OpenAI:
             "names (HTTPS_PROXY, SSL_CERT_FILE) are used."
         )
     return client
-
-
-async def attempt(
-    client: openai.AsyncOpenAI,
-    path: Sequence[str],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    timeout: float | None,  # noqa: ASYNC109 - without the time that others take on the loop
-    retries: int,
-    post: Post | None = None,
-) -> tuple[Any, Mapping[str, str]]:
-    """Make one attempt of a call of the SDK, on the loop that the client is of.
-
-    Args:
-        client: One of `ClientSettings.build_async`.
-        path: The attributes that lead to the method, `("chat", "completions", "create")` say.
-        args: The method's positional arguments.
-        kwargs: The method's keyword arguments.
-        timeout: Seconds for the attempt, from when it is sent; None for the client's own.
-        retries: How many attempts were made before this one.
-        post: The same call as a POST, where it is known: it is faster.
-
-    Returns:
-        What the awaited method returns, and the headers of the answer.
-
-    Raises:
-        openai.OpenAIError: As the same method of the sync client would.
-        gptx_async.errors.TimeoutError: The attempt took longer than `timeout`.
-    """
-    own_timeout = {} if timeout is None else {"timeout": timeout}
-    current = _Attempt(timeout, retries)
-    _current.set(current)  # in the context of this call's own task
-    try:
-        if post is not None:
-            options: Any = {**post.options, **own_timeout}
-            answer = await client.post(
-                post.path, body=post.body, cast_to=post.cast_to, options=options
-            )
-        else:
-            method = functools.reduce(getattr, path, client)
-            answer = await method(*args, **{**kwargs, **own_timeout})  # type: ignore[operator]
-    except openai.APITimeoutError as error:
-        failed = _true_error(error, timeout)
-    else:
-        return answer, current.headers
-    raise failed  # out of the `except`, or the error that it corrects would be its context
 
 
 def _true_error(error: openai.APITimeoutError, timeout: float | None) -> Exception:
@@ -310,7 +416,7 @@ def _transport_error(sibling: type, lost: aiohttp.ClientConnectionError) -> Exce
     return _httpx_error(sibling, name, lost)
 
 
-def _httpx_error(sibling: type, name: str, cause: Exception) -> Exception:
+def _httpx_error(sibling: type, name: str, cause: Exception | None) -> Exception:
     """Make an error of the httpx that another class is of, which is httpx2 for openai 3."""
     httpx = sys.modules[sibling.__module__.partition(".")[0]]
     error: Exception = getattr(httpx, name)(str(cause))

@@ -12,10 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import openai
-
 from . import retry, telemetry
-from .client import ClientSettings, attempt
+from .client import Client, ClientSettings
 from .direct import Post
 from .errors import CostLimitError
 from .governor import Governor, Pacing, Permit, StarvedError, Ticket
@@ -169,7 +167,7 @@ class Request:
             ConfigurationError: There is a `max_cost`, and no price for the model.
         """
         settings = self._settings
-        client = scope.get(settings.key, settings.build_async, openai.AsyncOpenAI.close)
+        client = scope.get(settings.key, settings.build_async, Client.close)
         line = scope.get(self._key, lambda: _Line(_governor(self.record.model)), _Line.close)
         try:
             response = await self._send(client, line)
@@ -180,7 +178,7 @@ class Request:
         self._end_unsent_at_cost(line)
         return response
 
-    async def _send(self, client: openai.AsyncOpenAI, line: _Line) -> Any:
+    async def _send(self, client: Client, line: _Line) -> Any:
         self.record.check_cost()
         self._terms.recorder.limit_of = line.governor
         ticket = line.governor.ticket(
@@ -203,7 +201,7 @@ class Request:
             ticket.close()
         raise failed
 
-    async def _attempt(self, client: openai.AsyncOpenAI, line: _Line, ticket: Ticket) -> Any:
+    async def _attempt(self, client: Client, line: _Line, ticket: Ticket) -> Any:
         permit = await self._turn(line, ticket)
         try:
             self.record.sending()
@@ -212,8 +210,7 @@ class Request:
             raise
         try:
             with self.record.attached():
-                response, headers = await attempt(
-                    client,
+                response, headers = await client.attempt(
                     self._path,
                     self._args,
                     self._kwargs,

@@ -228,7 +228,7 @@ def test_connections_are_kept_and_shared_by_threads_and_stand_ins(
 ) -> None:
     async def connections(scope: LoopScope) -> int:
         loop_client: Any = scope.get(ClientSettings.of(client).key, pytest.fail, pytest.fail)
-        transport = loop_client._client._transport
+        transport = loop_client.sdk._client._transport
         return sum(len(each) for each in transport.client.connector._conns.values())
 
     def ask(_number: int) -> Any:

@@ -1,0 +1,331 @@
+"""A POST sent by aiohttp itself, where the SDK would only pass it on: most of a call's time is its.
+
+The SDK merges settings into a request, and httpx builds that and walks it through its layers, anew
+for each call, to come to the same URL, headers and timeouts. Here they are taken from two requests
+that the SDK was asked to build: a `Route`. An answer that is as it should be is made a model by
+pydantic, from its bytes.
+
+Everything else is the SDK's business: an error's status, a redirect, a cookie, a body that is not
+quite what the API's description says, a connection that was lost. It gets what has come `InHand`:
+its own path is then walked as if it had sent the request itself, and nothing is sent twice.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import types
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any
+
+import aiohttp
+import openai
+import pydantic
+import yarl
+
+__all__ = [
+    "MAX_HEADER_BYTES",
+    "PROBES",
+    "InHand",
+    "Machinery",
+    "Route",
+    "as_json",
+    "is_too_long",
+    "route_of",
+]
+
+MAX_HEADER_BYTES = 100 * 1024
+"""How long, and how many, an answer's headers may be: httpcore's limit, so the sync client's."""
+
+PROBES: tuple[Mapping[str, Any], ...] = (
+    {"messages": [{"role": "user", "content": 'Ä "quoted"\n\u2028 \U0001f600'}], "n": 1},
+    {"model": "", "top_p": 0.1, "temperature": 1e-7, "seed": None, "stream": False, "stop": ["\\"]},
+)
+"""Bodies for the SDK to build a request of: what they have in common is the route, and what its
+JSON looks like is tried with them."""
+
+_LENGTH, _RETRIES, _COOKIE = "content-length", "x-stainless-retry-count", "cookie"
+
+_NOT_PLAIN = frozenset({"content-encoding", "set-cookie"})
+"""Headers of an answer that the SDK is to look at."""
+
+_STEPS = {
+    "post", "request", "build_request", "send", "handle_async_request", "_build_headers",
+    "_build_request", "_prepare_options", "_prepare_request", "_process_response",
+    "_process_response_data", "_send_handling_auth", "_send_handling_redirects", "_send_request",
+    "_send_single_request", "_should_stream_response_body",
+}  # fmt: skip
+"""The methods, of the SDK's client, httpx's and its transport, that are gone round here."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Route:
+    """Where one kind of POST goes, and with what. On the loop that its client is of.
+
+    Attributes:
+        url: The URL.
+        headers: The headers of a request, in the SDK's order; of its own are the length, the count
+            of retries, and the cookies.
+        timeout: Seconds for the connecting and for each read.
+        cast_to: The class of the answer.
+        request: One that the SDK has built.
+        http_client: The httpx client that would send it.
+        transport: The transport that it would send it by.
+        listeners: What the SDK and httpx log a call to, and at which level.
+    """
+
+    url: yarl.URL
+    headers: Mapping[str, str] = field(repr=False)  # the key is one of them
+    timeout: aiohttp.ClientTimeout
+    cast_to: type[Any]
+    request: Any
+    http_client: Any
+    transport: Any
+    listeners: Sequence[tuple[logging.Logger, int]]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it may be used now: the client, too, and nobody listens to what is logged."""
+        if self.http_client.is_closed:
+            return False
+        return not any(logger.isEnabledFor(level) for logger, level in self.listeners)
+
+    async def send(self, content: bytes, retries: int) -> tuple[Any, Mapping[str, str]] | InHand:
+        """Send a request and read its answer.
+
+        Args:
+            content: The body.
+            retries: How many attempts of the call were made before.
+
+        Returns:
+            The answer and its headers; or, in hand, what the SDK has to see.
+        """
+        try:
+            response = await _session_of(self.transport).request(
+                "POST",
+                self.url,
+                headers=self._headers(content, retries),
+                data=content,
+                allow_redirects=False,
+                auto_decompress=False,
+                timeout=self.timeout,
+            )
+        except Exception as error:
+            return InHand(error=error)
+        if not _is_plain(response):
+            return InHand(response)
+        try:
+            body = await response.read()
+        except Exception as error:
+            return InHand(_ReadResponse(response, b"", error))
+        try:
+            answer = self.cast_to.model_validate_json(body, strict=True)
+        except ValueError:
+            return InHand(_ReadResponse(response, body))
+        if _has_numbers_in_doubt(answer):
+            return InHand(_ReadResponse(response, body))
+        answer._request_id = response.headers.get("x-request-id")
+        return answer, response.headers
+
+    def _headers(self, content: bytes, retries: int) -> dict[str, str]:
+        headers = {**self.headers, _LENGTH: str(len(content))}
+        if retries and headers.get(_RETRIES) == "0":
+            headers[_RETRIES] = str(retries)
+        if (cookies := self._cookies()) is not None:
+            headers[_COOKIE] = cookies
+        return headers
+
+    def _cookies(self) -> str | None:
+        """Return the header of the cookies that servers have set, if there is one."""
+        jar = self.http_client.cookies
+        if not jar:
+            return None
+        self.request.headers.pop(_COOKIE, None)
+        jar.set_cookie_header(self.request)
+        cookies: str | None = self.request.headers.get(_COOKIE)
+        return cookies
+
+
+class InHand:
+    """What has come of a request that was sent: the SDK's transport finds it in aiohttp's place.
+
+    Args:
+        response: aiohttp's response, its body not read; or what looks like it.
+        error: The failure, if it is one.
+        is_late: Whether that is the end of the time which the attempt had.
+    """
+
+    def __init__(
+        self, response: Any = None, error: Exception | None = None, *, is_late: bool = False
+    ) -> None:
+        self._response = response
+        self.error = error
+        self.is_late = is_late
+
+    def request(self, **_: Any) -> InHand:
+        """Answer as `aiohttp.ClientSession.request` does."""
+        return self
+
+    async def __aenter__(self) -> Any:
+        if self.error is not None:
+            raise self.error
+        return self._response
+
+    def close(self) -> None:
+        """Let go of a response that nobody has asked for."""
+        if isinstance(self._response, aiohttp.ClientResponse):
+            self._response.close()
+
+
+class _ReadResponse:
+    """A response whose body was read, or could not be, as far as the SDK's transport knows it."""
+
+    def __init__(
+        self, response: aiohttp.ClientResponse, body: bytes, error: Exception | None = None
+    ) -> None:
+        self.status = response.status
+        self.reason = response.reason
+        self.raw_headers = response.raw_headers
+        self.content = self
+        self._body = body
+        self._error = error
+
+    async def iter_chunked(self, _size: int) -> AsyncIterator[bytes]:
+        """Yield what was read, or raise what came instead."""
+        if self._error is not None:
+            raise self._error
+        yield self._body
+
+    async def __aexit__(self, *_: object) -> None:
+        """Do nothing: the connection was given back when the body was read."""
+
+
+def route_of(http_client: Any, requests: Sequence[Any], cast_to: type[Any]) -> Route | None:
+    """Return the route of the requests that the SDK has built of the probes, if they have one.
+
+    It has none where the requests differ by more than their bodies, the SDK writes JSON in another
+    way, or something is in play that only httpx knows: a proxy, a password in the URL, cookies that
+    were given by hand, an answer that is to be handed out raw.
+
+    Args:
+        http_client: The httpx client that would send them.
+        requests: As many as there are probes.
+        cast_to: The class of the answer.
+    """
+    if not issubclass(cast_to, pydantic.BaseModel):
+        return None
+    first = requests[0]
+    transport = http_client._transport_for_url(first.url)
+    headers = {name: value for name, value in first.headers.items() if name != _LENGTH}
+    for request, probe in zip(requests, PROBES, strict=True):
+        if request.method != "POST" or request.content != as_json(probe):
+            return None
+        length = {_LENGTH: str(len(request.content))}
+        if (request.url, dict(request.headers)) != (first.url, headers | length):
+            return None
+    if transport.proxy or transport.uds or first.url.userinfo or http_client.auth:
+        return None
+    if "x-stainless-raw-response" in headers or (_COOKIE in headers and not http_client.cookies):
+        return None
+    limits = first.extensions["timeout"]
+    return Route(
+        url=yarl.URL(str(first.url)),
+        headers={name: value for name, value in first.headers.items() if name != _COOKIE},
+        timeout=aiohttp.ClientTimeout(
+            sock_connect=limits["connect"], sock_read=limits["read"], connect=limits["pool"]
+        ),
+        cast_to=cast_to,
+        request=first,
+        http_client=http_client,
+        transport=transport,
+        listeners=(
+            (logging.getLogger("openai._base_client"), logging.DEBUG),
+            (logging.getLogger(_package_of(type(first))), logging.INFO),
+        ),
+    )
+
+
+def as_json(body: Mapping[str, Any]) -> bytes | None:
+    """Return a body as the SDK writes it; None if it cannot be written, as the SDK is to say."""
+    try:
+        return _encode(body).encode()
+    except (ValueError, RecursionError):
+        return None
+
+
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+
+
+class Machinery:
+    """The methods of a client that are gone round here, to see that nobody has put in others.
+
+    A package that instruments the SDK or httpx by patching one of them has to see each call.
+
+    Args:
+        client: The SDK's client.
+        http_client: The httpx client that it sends by.
+    """
+
+    def __init__(self, client: openai.AsyncOpenAI, http_client: Any) -> None:
+        kinds = [type(each) for each in (client, http_client, http_client._transport)]
+        self._steps = [(kind, name) for kind in kinds for name in _STEPS if hasattr(kind, name)]
+        self._original = self._present() if all(map(_is_of_its_package, self._steps)) else None
+
+    def is_original(self) -> bool:
+        """Tell whether each is now what its package has made."""
+        return self._present() == self._original
+
+    def _present(self) -> list[Any]:
+        return [getattr(kind, name) for kind, name in self._steps]
+
+
+def _is_of_its_package(step: tuple[type, str]) -> bool:
+    kind, name = step
+    function = getattr(kind, name)
+    folders = tuple(
+        os.path.dirname(file) + os.sep
+        for base in kind.__mro__
+        if (file := getattr(sys.modules[_package_of(base)], "__file__", None))
+    )
+    is_function = type(function) is types.FunctionType
+    return is_function and function.__code__.co_filename.startswith(folders)
+
+
+def _package_of(kind: type) -> str:
+    return kind.__module__.partition(".")[0]
+
+
+def _session_of(transport: Any) -> aiohttp.ClientSession:
+    """Return the session of the SDK's aiohttp transport, which makes it when it first sends."""
+    session: Any = transport.client
+    if not isinstance(session, aiohttp.ClientSession):
+        session = transport.client = transport.get_client()
+    return session  # type: ignore[no-any-return]
+
+
+def _is_plain(response: aiohttp.ClientResponse) -> bool:
+    """Tell whether an answer has nothing to its head that the SDK would have to look at."""
+    headers = response.headers
+    if response.status != HTTPStatus.OK or not _NOT_PLAIN.isdisjoint(map(str.lower, headers)):
+        return False
+    content_type, *_ = headers.get("content-type", "").split(";")
+    return content_type.endswith("json") and not is_too_long(response.raw_headers)
+
+
+def is_too_long(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Tell whether the headers of an answer are more than the sync client would read."""
+    return sum(len(name) + len(value) for name, value in headers) > MAX_HEADER_BYTES
+
+
+def _has_numbers_in_doubt(answer: Any) -> bool:
+    """Tell whether an answer has numbers that pydantic makes floats of, and the SDK leaves alone.
+
+    Those of a chat completion, whose other numbers are all whole ones.
+    """
+    if getattr(answer, "moderation", None) is not None:
+        return True
+    return any(choice.logprobs is not None for choice in answer.choices)
