@@ -64,11 +64,17 @@ class Place:
 class _Item(greenlet.greenlet, Generic[T]):
     """One item of a batch: a greenlet that returns the outcome of the batch's function."""
 
+    __slots__ = ("batch", "index", "waits_for")
+
     def __init__(self, batch: Batch[Any, T], index: int) -> None:
         super().__init__(self._outcome)
         self.batch = batch
         self.index = index
         self.waits_for: Waitable | None = None
+
+    def arrive(self) -> None:
+        """Tell the batch that what the item waits for is there. Allowed in any thread."""
+        self.batch.arrivals.put(self)
 
     def leave(self, waitable: Waitable) -> None:
         """Leave the greenlet until the waitable is done; called within the greenlet."""
@@ -125,8 +131,9 @@ class Batch(Generic[A, T]):
         self._is_late = False
         self._outcomes: list[Outcome[T] | None] = [None] * len(items)
         self._next = 0
+        self._context: contextvars.Context | None = None
         self._begun: dict[_Item[T], None] = {}  # in their order
-        self._arrivals = _Arrivals(self._begun)
+        self.arrivals = _Arrivals(self._begun)
 
     def run(self) -> list[Outcome[T]]:
         """Run the batch, blocking the thread, or leaving the greenlet of the item it is part of.
@@ -148,13 +155,13 @@ class Batch(Generic[A, T]):
                 if self._advance():
                     continue
                 if outer is not None:
-                    outer.leave(self._arrivals)
-                elif not _wait_in_thread(self._arrivals, SLICE_SECONDS):
-                    self._arrivals.check()
+                    outer.leave(self.arrivals)
+                elif not _wait_in_thread(self.arrivals, SLICE_SECONDS):
+                    self.arrivals.check()
         except BaseException as error:
             until = self._cancel()
             while self._is_in_flight() and (seconds := until - time.monotonic()) > 0:
-                _wait_in_thread(self._arrivals, seconds)
+                _wait_in_thread(self.arrivals, seconds)
             if not isinstance(error, _DeadlinePassed):
                 raise
         finally:
@@ -183,15 +190,15 @@ class Batch(Generic[A, T]):
             while self._goes_on():
                 if self._advance():
                     await asyncio.sleep(0)
-                elif not await _wait_on_loop(self._arrivals, SLICE_SECONDS):
-                    self._arrivals.check()
+                elif not await _wait_on_loop(self.arrivals, SLICE_SECONDS):
+                    self.arrivals.check()
         except GeneratorExit:  # thrown away with its loop, which nothing can be awaited on
             self._cancel()
             raise
         except BaseException as error:
             until = self._cancel()
             while self._is_in_flight() and (seconds := until - time.monotonic()) > 0:
-                await _wait_on_loop(self._arrivals, seconds)
+                await _wait_on_loop(self.arrivals, seconds)
             if not isinstance(error, _DeadlinePassed):
                 raise
         finally:
@@ -213,7 +220,7 @@ class Batch(Generic[A, T]):
     def _end_in_time(self, clock: Call[None]) -> None:
         # A clock that was stopped, by a service that closes say, has not run out.
         self._is_late = clock.outcome is not None and clock.outcome.error is None
-        self._arrivals.wake()
+        self.arrivals.wake()
 
     def _goes_on(self) -> bool:
         return bool(self._begun) or self._next < len(self.items)
@@ -221,10 +228,10 @@ class Batch(Generic[A, T]):
     def _advance(self) -> bool:
         """Resume the item whose answer came first, or begin the next; False if neither is there."""
         if self._is_late:
-            for answered in self._arrivals.take_all():  # what was answered in time stays
+            for answered in self.arrivals.take_all():  # what was answered in time stays
                 self._resume(answered)
             raise _DeadlinePassed
-        item = self._arrivals.take()
+        item = self.arrivals.take()
         if item is None and self._next < len(self.items) and len(self._begun) < self._window:
             item = self._begin()
         if item is None:
@@ -233,8 +240,10 @@ class Batch(Generic[A, T]):
         return True
 
     def _begin(self) -> _Item[T]:
+        if self._context is None:
+            self._context = _current_context()
         item: _Item[T] = _Item(self, self._next)
-        item.gr_context = _current_context()
+        item.gr_context = self._context
         self._next += 1
         self._begun[item] = None
         return item
@@ -252,7 +261,7 @@ class Batch(Generic[A, T]):
                 return
             item.waits_for = left
             try:
-                left.start(functools.partial(self._arrivals.put, item))
+                left.start(item.arrive)
             except Exception as failure:
                 error = failure  # the item's own: it is raised where the item waits
             else:
@@ -268,7 +277,7 @@ class Batch(Generic[A, T]):
         return time.monotonic() + GRACE_SECONDS
 
     def _is_in_flight(self) -> bool:
-        for item in self._arrivals.take_all():
+        for item in self.arrivals.take_all():
             item.waits_for = None
         return any(item.waits_for is not None for item in self._begun)
 

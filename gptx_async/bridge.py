@@ -62,20 +62,23 @@ class StandInClient:
         self.__dict__["_client"] = check_supported(client)
         self.__dict__["_dispatch"] = dispatch
         self.__dict__["_terms"] = terms
+        self.__dict__["_settings"] = None
+        self.__dict__["_faces"] = {}
 
     @property
     def settings(self) -> ClientSettings:
         """The settings that the next call will be made with."""
-        return ClientSettings.of(self._client)
+        settings = self.__dict__["_settings"] = ClientSettings.of(self._client, self._settings)
+        return settings
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or "_client" not in self.__dict__:
             raise AttributeError(name)  # copy and pickle ask for such before there is a client
         value = getattr(self._client, name)
         if _is_resource(value):
-            return _Resource(self, value, (name,))
+            return _face(self._faces, _Resource, self, value, (name,))
         if name in _CLIENT_CALLS:
-            return _Method(self, value, (name,))
+            return _face(self._faces, _Method, self, value, (name,))
         if name in _COPIES:
             return functools.partial(self._copy, value)
         return value
@@ -95,19 +98,21 @@ class _Resource:
 
     def __init__(self, stand_in: StandInClient, resource: Any, path: tuple[str, ...]) -> None:
         self._stand_in = stand_in
-        self._resource = resource
+        self._behind = resource
         self._path = path
+        self._faces: dict[str, _Resource | _Method] = {}
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or "_resource" not in self.__dict__:
+        if name.startswith("__") or "_behind" not in self.__dict__:
             raise AttributeError(name)
-        value = getattr(self._resource, name)
+        value = getattr(self._behind, name)
         if name in _STREAMS:
             return value
+        path = (*self._path, name)
         if _is_resource(value):
-            return _Resource(self._stand_in, value, (*self._path, name))
+            return _face(self._faces, _Resource, self._stand_in, value, path)
         if callable(value) and not name.startswith("_"):
-            return _Method(self._stand_in, value, (*self._path, name))
+            return _face(self._faces, _Method, self._stand_in, value, path)
         return value
 
     def __repr__(self) -> str:
@@ -122,16 +127,16 @@ class _Method:
     ) -> None:
         functools.update_wrapper(self, sync_method)
         self._stand_in = stand_in
-        self._sync_method = sync_method
+        self._behind = sync_method
         self._path = path
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if kwargs.get("stream"):
-            return self._sync_method(*args, **kwargs)
+            return self._behind(*args, **kwargs)
         stand_in = self._stand_in
         post = post_of(self._path, args, kwargs)
         if post is None:
-            args, kwargs = _made_plain(self._sync_method, args, kwargs)
+            args, kwargs = _made_plain(self._behind, args, kwargs)
         terms = stand_in._terms(kwargs)
         try:
             request = Request(stand_in.settings, self._path, args, kwargs, terms, post)
@@ -143,6 +148,20 @@ class _Method:
 
     def __repr__(self) -> str:
         return f"<{'.'.join(self._path)} of {self._stand_in!r}>"
+
+
+def _face(
+    faces: dict[str, Any],
+    kind: type[Any],
+    stand_in: StandInClient,
+    behind: Any,
+    path: tuple[str, ...],
+) -> Any:
+    """Return what stands before a resource or a method: the last one, unless that has changed."""
+    face = faces.get(path[-1])
+    if face is None or face._behind != behind:
+        face = faces[path[-1]] = kind(stand_in, behind, path)
+    return face
 
 
 def _made_plain(

@@ -11,10 +11,10 @@ import builtins
 import copy
 import functools
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 import openai
@@ -24,6 +24,8 @@ from .errors import TimeoutError, UnsupportedClientError  # noqa: A004 - ours is
 from .wire import MAX_HEADER_BYTES, PROBES, InHand, Machinery, Route, as_json, is_too_long, route_of
 
 __all__ = ["Client", "ClientSettings", "check_supported"]
+
+T = TypeVar("T")
 
 MOST_ROUTES = 64
 """Of how many kinds of POST a client remembers the route: one for each path and timeout."""
@@ -79,8 +81,26 @@ class ClientSettings:
     default_query: dict[str, object] = field(repr=False)
 
     @classmethod
-    def of(cls, client: openai.OpenAI) -> ClientSettings:
-        """Read the settings that a sync client has now. Allowed in any thread."""
+    def of(cls, client: openai.OpenAI, last: ClientSettings | None = None) -> ClientSettings:
+        """Read the settings that a sync client has now. Allowed in any thread.
+
+        Args:
+            client: The client.
+            last: Those that it had before, which are returned again if they are the same: one
+                object for many calls.
+        """
+        if last is not None and last.max_retries == client.max_retries:
+            now = _key(
+                client.api_key,
+                str(client.base_url),
+                client.organization,
+                client.project,
+                client.timeout,
+                client._custom_headers,
+                client._custom_query,
+            )
+            if now == last.key:
+                return last
         return cls(
             api_key=client.api_key,
             base_url=str(client.base_url),
@@ -94,19 +114,15 @@ class ClientSettings:
 
     @functools.cached_property
     def key(self) -> tuple[object, ...]:
-        """What tells the clients of these settings from others.
-
-        Hashable, as timeouts and mappings are not; without `max_retries`, which no client needs.
-        """
-        return (
-            ClientSettings,
-            str(self.api_key),  # whatever it was built with: a list is not hashable
+        """What tells the clients of these settings from others; without `max_retries`."""
+        return _key(
+            self.api_key,
             self.base_url,
             self.organization,
             self.project,
-            repr(self.timeout),
-            repr(self.default_headers),
-            repr(self.default_query),
+            self.timeout,
+            self.default_headers,
+            self.default_query,
         )
 
     def build_sync(self) -> openai.OpenAI:
@@ -136,6 +152,11 @@ class ClientSettings:
             "default_headers": self.default_headers,
             "default_query": self.default_query,
         }
+
+
+def _key(api_key: str, base_url: str, *others: object) -> tuple[object, ...]:
+    """Return what tells settings from others; hashable, as timeouts and mappings are not."""
+    return ClientSettings, str(api_key), base_url, *map(repr, others)
 
 
 class Client:
@@ -188,10 +209,11 @@ class Client:
         ends_at: float | None = None
         if post is not None:
             route = await self._route(post, timeout)
-            content = None if route is None else as_json(post.body)
+            content = None if route is None else as_json(post.body(kwargs))
             ends_at = _end_of(timeout)
             if route is not None and content is not None:
-                sent = await _send_in_time(route, content, retries, ends_at)
+                sending = route.send(content, retries)
+                sent = await (sending if ends_at is None else _in_time(sending, ends_at))
                 if not isinstance(sent, InHand):
                     return sent
                 in_hand = sent
@@ -199,7 +221,7 @@ class Client:
         _current.set(current)  # in the context of this call's own task
         try:
             if post is not None:
-                answer = await self._post(post, post.body, timeout)
+                answer = await self._post(post, post.body(kwargs), timeout)
             else:
                 method = functools.reduce(getattr, path, self.sdk)
                 answer = await method(*args, **{**kwargs, **_own(timeout)})  # type: ignore[operator]
@@ -257,15 +279,11 @@ def _end_of(timeout: float | None) -> float | None:
     return None if timeout is None else asyncio.get_running_loop().time() + timeout
 
 
-async def _send_in_time(
-    route: Route, content: bytes, retries: int, ends_at: float | None
-) -> tuple[Any, Mapping[str, str]] | InHand:
-    """Send on a route, within the time that an attempt may take."""
-    if ends_at is None:
-        return await route.send(content, retries)
+async def _in_time(sending: Coroutine[Any, Any, T | InHand], ends_at: float) -> T | InHand:
+    """Bound the sending on a route by the time that an attempt may take."""
     try:
         async with asyncio.timeout_at(ends_at):
-            return await route.send(content, retries)
+            return await sending
     except builtins.TimeoutError as error:
         return InHand(error=error, is_late=True)
 

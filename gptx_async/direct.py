@@ -16,7 +16,7 @@ import functools
 import inspect
 import os
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,19 +34,23 @@ SCALARS = frozenset({str, int, float, bool, type(None)})
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """A POST of the SDK's client.
+    """What a method of the SDK's client comes to: one for all its calls.
 
     Attributes:
         path: The path, below the base URL.
-        body: What is sent as JSON.
+        fields: The names of what is sent as JSON, in their order; those that a call gives.
         options: The SDK's options of a request.
         cast_to: The class of the answer.
     """
 
     path: str
-    body: Mapping[str, Any]
+    fields: Sequence[str]
     options: Mapping[str, Any]
     cast_to: type[Any]
+
+    def body(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what is sent as JSON for the keyword arguments of a call."""
+        return {name: kwargs[name] for name in self.fields if name in kwargs}
 
 
 def post_of(path: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Post | None:
@@ -59,20 +63,17 @@ def post_of(path: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, Any]
     """
     if path != ("chat", "completions", "create") or args or not _is_untouched(AsyncCompletions):
         return None
-    plan = _plan_of_chat()
-    if plan is None or not {"messages", "model"} <= kwargs.keys() <= plan.body.keys():
+    post = _chat_post()
+    if post is None or not {"messages", "model"} <= kwargs.keys() or kwargs.keys() - post.fields:
         return None
     try:
-        if not _is_json(kwargs):
-            return None
+        return post if _is_json(kwargs) else None
     except RecursionError:  # it holds itself, as the SDK will find
         return None
-    body = {name: kwargs[name] for name in plan.body if name in kwargs}
-    return Post(plan.path, body, plan.options, plan.cast_to)
 
 
 @functools.cache
-def _plan_of_chat() -> Post | None:
+def _chat_post() -> Post | None:
     """Ask the SDK's `create` for its POST, with each of its parameters given."""
     create = Completions.__dict__.get("create")
     if create is None or not _is_untouched(Completions):
@@ -85,7 +86,7 @@ def _plan_of_chat() -> Post | None:
     client.close()
     if call is None or not isinstance(call.body, Mapping):
         return None
-    return Post(call.path, call.body, call.options, call.cast_to)
+    return Post(call.path, tuple(call.body), call.options, call.cast_to)
 
 
 class Overheard(BaseException):
@@ -149,10 +150,16 @@ def _is_untouched(resource_class: type) -> bool:
     return type(create) is types.FunctionType and is_of_the_sdk(create)
 
 
-def _is_json(value: object) -> bool:
-    kind = type(value)
-    if kind in SCALARS:
-        return True
-    if kind is dict:
-        return all(type(name) is str and _is_json(each) for name, each in value.items())  # type: ignore[attr-defined]
-    return kind is list and all(map(_is_json, value))  # type: ignore[call-overload]
+def _is_json(value: dict[str, Any] | list[Any]) -> bool:
+    """Tell whether what a dictionary or a list holds is JSON, and of no class of its own."""
+    if type(value) is dict:
+        if not all(type(name) is str for name in value):
+            return False
+        held: Iterable[Any] = value.values()
+    else:
+        held = value
+    for each in held:
+        kind = type(each)
+        if kind not in SCALARS and not ((kind is dict or kind is list) and _is_json(each)):
+            return False
+    return True

@@ -160,7 +160,9 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
         if isinstance(argument, (list, tuple)):
             with self._told_batch(self._query, argument, deadline, timeout) as batch:
                 return [_answer(outcome) for outcome in batch.run()]
-        return self._ask_one(self._query, argument, deadline, timeout)
+        if self._is_unlimited(deadline, timeout):
+            return self._query(argument)
+        return self._ask_limited(self._query, argument, deadline, timeout)
 
     def _forward(
         self, argument: Any, *, deadline: float | None = None, timeout: float | None = None
@@ -183,7 +185,9 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
         if isinstance(argument, (list, tuple)):
             with self._told_batch(self._forward_one, argument, deadline, timeout) as batch:
                 return _transpose(batch.run())
-        return self._ask_one(self._forward_one, argument, deadline, timeout)
+        if self._is_unlimited(deadline, timeout):
+            return self._forward_one(argument)
+        return self._ask_limited(self._forward_one, argument, deadline, timeout)
 
     # By another name, for symbolicai's MetadataTracker takes each frame named `forward` whose
     # `self` is an engine for one call of a model: the sync engine's frame is the one that counts.
@@ -329,10 +333,14 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
             openai.api_key = openai.api_key or settings.api_key
         AsyncBatchEngine.__init__(self, sync_engine, **state["options"])
 
-    def _query(self, argument: Any) -> Answer:
-        """Query for one argument: symbolicai's `Engine.__call__` around this class's forward."""
-        answer: Answer = super(BatchEngine, self).__call__(argument)
-        return answer
+    # symbolicai looks through every frame between an item's and the prompt's, time and again: the
+    # methods here are as few as can be.
+
+    @property
+    def _query(self) -> Callable[[Any], Answer]:
+        """The query for one argument: symbolicai's `Engine.__call__` around this forward."""
+        query: Callable[[Any], Answer] = super(BatchEngine, self).__call__
+        return query
 
     def _forward_one(self, argument: Any) -> Answer:
         """Run the sync engine's forward, its call by the scheduler if one can answer now."""
@@ -349,19 +357,20 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
         else:
             return answer
 
-    def _ask_one(
+    def _is_unlimited(self, deadline: float | None, timeout: float | None) -> bool:
+        """Tell whether one argument is asked for as it is; else as a batch, which has limits."""
+        if deadline is not None or timeout is not None:
+            return False
+        # The engine's own deadline holds for the whole batch, also for a scheduler's.
+        return self.deadline is None or is_item() or self._scheduler_callback() is not None
+
+    def _ask_limited(
         self,
         ask: Callable[[Any], Answer],
         argument: Any,
         deadline: float | None,
         timeout: float | None,
     ) -> Answer:
-        """Ask for one argument in this very frame, or, where a limit is to hold, as a batch."""
-        by_default = self.deadline is not None and not is_item()
-        if by_default and self._scheduler_callback() is not None:
-            by_default = False  # it holds for the scheduler's batch
-        if deadline is None and timeout is None and not by_default:
-            return ask(argument)
         [outcome] = self._batch(ask, [argument], deadline, timeout).run()
         return outcome.result()
 
@@ -671,10 +680,14 @@ def _setting(name: str, given: str | None, key: str) -> str:
 
 def _send(request: Request) -> Any:
     """Send a request and wait for it; within a batch, as one of that batch's."""
+    _join_batch(request)
+    return wait_for(Call(request))
+
+
+def _join_batch(request: Request) -> None:
     here = place()
     if here is not None and here.batch.shared is not None:
         request.join(here.batch.shared, here.index)
-    return wait_for(Call(request))
 
 
 def _quiet_transport_loggers() -> None:

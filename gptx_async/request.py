@@ -8,6 +8,7 @@ makes it, the retries say if there is another, the record tells of it.
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,8 @@ __all__ = ["BatchGroup", "Request", "Terms", "estimate_tokens"]
 CHARACTERS_PER_TOKEN = 4
 """Of English text, by OpenAI's rule of thumb
 (https://help.openai.com/en/articles/4936856-what-are-tokens-and-how-to-count-them)."""
+
+_PROMPTS = ("messages", "input", "prompt", "instructions")
 
 _ANSWER_LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 
@@ -113,6 +116,7 @@ class Request:
         "_group",
         "_key",
         "_kwargs",
+        "_last_error",
         "_path",
         "_post",
         "_settings",
@@ -141,6 +145,7 @@ class Request:
         self._terms = terms
         self._group: BatchGroup | None = None
         self._key: _LineKey = (settings.base_url, str(settings.api_key), self.record.model)
+        self._last_error: Exception | None = None
         self._budget = retry.Budget(settings.max_retries, terms.patience)
 
     def join(self, group: BatchGroup, index: int) -> None:
@@ -168,7 +173,7 @@ class Request:
         """
         settings = self._settings
         client = scope.get(settings.key, settings.build_async, Client.close)
-        line = scope.get(self._key, lambda: _Line(_governor(self.record.model)), _Line.close)
+        line = scope.get(self._key, self._new_line, _Line.close)
         try:
             response = await self._send(client, line)
         except BaseException as error:
@@ -178,28 +183,32 @@ class Request:
         self._end_unsent_at_cost(line)
         return response
 
+    def _new_line(self) -> _Line:
+        return _Line(Governor(self.record.model or "", telemetry.governor_changed))
+
     async def _send(self, client: Client, line: _Line) -> Any:
+        terms = self._terms
         self.record.check_cost()
-        self._terms.recorder.limit_of = line.governor
-        ticket = line.governor.ticket(
-            self._terms.pacing, self._terms.prompt_tokens, _most_tokens(self._kwargs)
-        )
-        last: Exception | None = None
-
-        def retried(error: Exception, seconds: float) -> None:
-            nonlocal last
-            last = error
-            self.record.retried(error, seconds)
-
+        terms.recorder.limit_of = line.governor
+        ticket = line.governor.ticket(terms.pacing, terms.prompt_tokens, _most_tokens(self._kwargs))
         try:
-            return await retry.run(
-                lambda: self._attempt(client, line, ticket), self._budget, retried
-            )
+            try:
+                return await self._attempt(client, line, ticket)
+            except Exception as error:
+                if not retry.is_tried_again(error):
+                    raise
+                first = error
+            attempt = functools.partial(self._attempt, client, line, ticket)
+            return await retry.run_again(attempt, first, self._budget, self._retried)
         except StarvedError as starved:
-            failed = last or retry.copy_of(starved.error)
+            failed = self._last_error or retry.copy_of(starved.error)
         finally:
             ticket.close()
         raise failed
+
+    def _retried(self, error: Exception, seconds: float) -> None:
+        self._last_error = error
+        self.record.retried(error, seconds)
 
     async def _attempt(self, client: Client, line: _Line, ticket: Ticket) -> Any:
         permit = await self._turn(line, ticket)
@@ -270,15 +279,15 @@ def estimate_tokens(kwargs: Mapping[str, Any]) -> int:
 
     Pictures and files are not counted: their size says nothing of their tokens.
     """
-    prompt = [kwargs.get(name) for name in ("messages", "input", "prompt", "instructions")]
-    return -(-_characters(prompt) // CHARACTERS_PER_TOKEN)
+    characters = sum(_characters(kwargs[name]) for name in _PROMPTS if name in kwargs)
+    return -(-characters // CHARACTERS_PER_TOKEN)
 
 
 def _characters(value: object) -> int:
     if isinstance(value, str):
         return len(value)
     if isinstance(value, dict):
-        return sum(_characters(value.get(name)) for name in ("content", "text"))
+        return _characters(value.get("content")) + _characters(value.get("text"))
     if isinstance(value, list):
         return sum(map(_characters, value))
     return 0
@@ -292,7 +301,3 @@ def _most_tokens(kwargs: Mapping[str, Any]) -> int | None:
             answers = kwargs.get("n")
             return limit * (answers if isinstance(answers, int) and answers > 0 else 1)
     return None
-
-
-def _governor(model: str | None) -> Governor:
-    return Governor(model or "", telemetry.governor_changed)

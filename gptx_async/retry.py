@@ -20,7 +20,17 @@ import tenacity
 from .errors import TimeoutError  # noqa: A004 - ours is meant
 from .governor import Permit, parse_duration
 
-__all__ = ["PATIENCE", "Budget", "Cause", "cause_of", "copy_of", "run", "settle", "told_seconds"]
+__all__ = [
+    "PATIENCE",
+    "Budget",
+    "Cause",
+    "cause_of",
+    "copy_of",
+    "is_tried_again",
+    "run_again",
+    "settle",
+    "told_seconds",
+]
 
 T = TypeVar("T")
 
@@ -153,7 +163,7 @@ class Budget:
         self._first_429: float | None = None
         self.is_free = False
         """Whether the failure of the last attempt is to cost none of the retries."""
-        self._waits = {Cause.FAULT: 0, Cause.RATE_LIMIT: 0}
+        self._waits: dict[Cause, int] = {}
 
     @property
     def patience_left(self) -> float:
@@ -170,8 +180,8 @@ class Budget:
             self._first_429 = self._clock()
         seconds = told_seconds(error)
         if seconds is None:
-            seconds = min(FIRST_WAIT * 2 ** min(self._waits[cause], 16), LONGEST_WAIT)
-        self._waits[cause] += 1
+            seconds = min(FIRST_WAIT * 2 ** min(self._waits.get(cause, 0), 16), LONGEST_WAIT)
+        self._waits[cause] = self._waits.get(cause, 0) + 1
         return seconds * (1 + JITTER * random.random())
 
     def is_spent(self, state: tenacity.RetryCallState) -> bool:
@@ -190,42 +200,44 @@ def _failure_of(state: tenacity.RetryCallState) -> Exception:
     return error
 
 
-async def run(
+def is_tried_again(error: BaseException) -> bool:
+    """Tell whether the failure of an attempt is one after which another may be made."""
+    return cause_of(error) in _TRIED_AGAIN
+
+
+async def run_again(
     attempt: Callable[[], Awaitable[T]],
+    first: Exception,
     budget: Budget,
     on_retry: Callable[[Exception, float], None],
 ) -> T:
-    """Make attempts until one succeeds, or fails for good. On the loop.
+    """Make attempts until one succeeds, or fails for good, after the first has failed. On the loop.
+
+    The first is made without this, and so without the 30 us that tenacity takes.
 
     Args:
         attempt: Makes one.
+        first: What the first raised.
         budget: What the call may spend.
         on_retry: Told of each failure that is tried again, and after how many seconds.
 
     Raises:
         Exception: What the last attempt raised.
     """
-    first: Exception | None = None
-    try:
-        return await attempt()
-    except Exception as error:
-        if cause_of(error) not in _TRIED_AGAIN:
-            raise
-        first = error
+    made: Exception | None = first
 
     async def attempt_again() -> T:
-        """Make an attempt; but the first has been made, without the 30 us that tenacity takes."""
-        nonlocal first
-        if first is None:
+        nonlocal made
+        if made is None:
             return await attempt()
-        failed, first = first, None
+        failed, made = made, None
         raise failed
 
     def tell(state: tenacity.RetryCallState) -> None:
         on_retry(_failure_of(state), state.upcoming_sleep)
 
     retrying = tenacity.AsyncRetrying(
-        retry=tenacity.retry_if_exception(lambda error: cause_of(error) in _TRIED_AGAIN),
+        retry=tenacity.retry_if_exception(is_tried_again),
         wait=budget.wait,
         stop=budget.is_spent,
         before_sleep=tell,

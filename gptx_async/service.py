@@ -19,6 +19,7 @@ import os
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Awaitable, Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -129,7 +130,6 @@ class Call(Generic[T]):
 
     __slots__ = (
         "_cancelled",
-        "_finishing",
         "_function",
         "_on_done",
         "_service",
@@ -149,7 +149,6 @@ class Call(Generic[T]):
         self._thread: _LoopThread | None = None
         self._task: asyncio.Task[None] | None = None
         self._cancelled = False
-        self._finishing = threading.Lock()
 
     def start(self, on_done: Callable[[], None]) -> None:
         """Send the coroutine to the loop; allowed in every thread but the loop's own.
@@ -227,11 +226,12 @@ class Call(Generic[T]):
 
     def _finish(self, outcome: Outcome[T]) -> None:
         """Set the outcome, once: the loop's thread and a waiter that finds it dead may both try."""
-        if not self._finishing.acquire(blocking=False):
+        assert self._thread is not None
+        try:
+            self._thread.pending.remove(self)  # which one of them alone can
+        except KeyError:
             return
         self.outcome = outcome
-        if self._thread is not None:
-            self._thread.pending.discard(self)
         on_done, self._on_done = self._on_done, _nothing  # who keeps the call keeps no waiter
         on_done()
 
@@ -251,6 +251,9 @@ class _LoopThread:
         self.ended = False
         self._lock = lock
         self._closing = False
+        self._submitted: deque[Call[Any]] = deque()
+        self._is_woken = False
+        """Whether the loop has been told of what is submitted, and has not looked yet."""
         self.cause: BaseException | None = None
         """What it died of, if it did."""
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -315,16 +318,30 @@ class _LoopThread:
             return False
         call._thread = self
         self.pending.add(call)
-        coroutine = call._run(self)
+        self._submitted.append(call)
+        if self._is_woken:  # to wake a loop takes a system call: once for all that come by then
+            return True
         try:
-            # Not in the caller's context: what the call opens, a connection say, outlives it, and
-            # would keep the first caller's context variables (ogx-ai/ogx#5168).
-            contextvars.Context().run(asyncio.run_coroutine_threadsafe, coroutine, self._loop)
-        except Exception:  # not at an interrupt: the coroutine may be under way by now
-            coroutine.close()
-            self.pending.discard(call)
+            self._is_woken = True
+            self._loop.call_soon_threadsafe(self._begin_submitted)
+        except BaseException as error:  # an interrupt, say: then it may be woken twice
+            self._is_woken = False
+            if isinstance(error, Exception):
+                self._submitted.remove(call)
+                self.pending.discard(call)
             raise
         return True
+
+    def _begin_submitted(self) -> None:
+        """Make tasks of the calls that were submitted; on the loop."""
+        self._is_woken = False  # before it looks, so that none is missed
+        loop = asyncio.get_running_loop()
+        while self._submitted:
+            call = self._submitted.popleft()
+            # Not in the caller's context: what the call opens, a connection say, outlives it, and
+            # would keep the first caller's context variables (ogx-ai/ogx#5168).
+            coroutine = call._run(self)  # which notes its task down, when it runs
+            loop.create_task(coroutine, context=contextvars.Context())  # noqa: RUF006
 
     def cancel(self, call: Call[Any]) -> None:
         """Cancel the task, not its future: that one is done before the task's clean-up is."""

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from typing import TypeVar
 
 import openai
 import pytest
@@ -18,6 +19,8 @@ import pytest
 from gptx_async import retry
 from gptx_async.retry import Budget, Cause, cause_of, copy_of, told_seconds
 from gptx_async.testing import FakeOpenAI, Fault, HTTPFault, Reset, Stall
+
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -112,6 +115,21 @@ def test_told_seconds_takes_no_nonsense(
     assert told_seconds(error_by(client, fake_openai, HTTPFault(429, retry_after=nonsense))) is None
 
 
+async def run_all(
+    attempt: Callable[[], Awaitable[T]],
+    budget: Budget,
+    on_retry: Callable[[Exception, float], None],
+) -> T:
+    """Make the first attempt, and those after it, as a request does."""
+    try:
+        return await attempt()
+    except Exception as error:
+        if not retry.is_tried_again(error):
+            raise
+        first = error
+    return await retry.run_again(attempt, first, budget, on_retry)
+
+
 def run_with(errors: list[Exception], budget: Budget) -> tuple[object, list[float]]:
     """Run attempts that raise the errors one by one; return what came of it, and the waits."""
     left, waits = [*errors], []
@@ -123,7 +141,7 @@ def run_with(errors: list[Exception], budget: Budget) -> tuple[object, list[floa
 
     async def run() -> object:
         try:
-            return await retry.run(attempt, budget, lambda _, seconds: waits.append(seconds))
+            return await run_all(attempt, budget, lambda _, seconds: waits.append(seconds))
         except Exception as error:
             return error
 
@@ -175,7 +193,7 @@ def test_run_ends_by_a_cancellation_in_the_attempt_and_in_the_wait(
             await asyncio.sleep(60)
 
         task = asyncio.ensure_future(
-            retry.run(attempt, Budget(2, 300), lambda _error, _seconds: begun.set())
+            run_all(attempt, Budget(2, 300), lambda _error, _seconds: begun.set())
         )
         await begun.wait()
         task.cancel()
