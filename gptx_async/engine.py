@@ -183,11 +183,22 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
                 `gptx_async.errors.TimeoutError`. An item of a batch never raises one.
         """
         if isinstance(argument, (list, tuple)):
-            with self._told_batch(self._forward_one, argument, deadline, timeout) as batch:
+            with self._told_batch(self._forward, argument, deadline, timeout) as batch:
                 return _transpose(batch.run())
-        if self._is_unlimited(deadline, timeout):
-            return self._forward_one(argument)
-        return self._ask_limited(self._forward_one, argument, deadline, timeout)
+        if not self._is_unlimited(deadline, timeout):
+            return self._ask_limited(self._forward, argument, deadline, timeout)
+        callback = self._scheduler_callback()
+        try:
+            if callback is not None:
+                return self._forward_by_scheduler(argument, callback)
+            answer: Answer = self._sync_engine.forward(argument)
+        except ValueError as error:
+            # What the sync engine makes of a failed call; an error of our own stays itself.
+            if isinstance(error.__context__, _NOT_SENT_OR_LATE):
+                raise error.__context__ from None
+            raise
+        else:
+            return answer
 
     # By another name, for symbolicai's MetadataTracker takes each frame named `forward` whose
     # `self` is an engine for one call of a model: the sync engine's frame is the one that counts.
@@ -219,9 +230,9 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
                 every item that was begun is unwound.
         """
         if isinstance(argument, (list, tuple)):
-            with self._told_batch(self._forward_one, argument, deadline, timeout) as batch:
+            with self._told_batch(self._forward, argument, deadline, timeout) as batch:
                 return _transpose(await batch.run_async())
-        batch = self._batch(self._forward_one, [argument], deadline, timeout)
+        batch = self._batch(self._forward, [argument], deadline, timeout)
         [outcome] = await batch.run_async()
         return outcome.result()
 
@@ -341,21 +352,6 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
         """The query for one argument: symbolicai's `Engine.__call__` around this forward."""
         query: Callable[[Any], Answer] = super(BatchEngine, self).__call__
         return query
-
-    def _forward_one(self, argument: Any) -> Answer:
-        """Run the sync engine's forward, its call by the scheduler if one can answer now."""
-        callback = self._scheduler_callback()
-        try:
-            if callback is not None:
-                return self._forward_by_scheduler(argument, callback)
-            answer: Answer = self._sync_engine.forward(argument)
-        except ValueError as error:
-            # What the sync engine makes of a failed call; an error of our own stays itself.
-            if isinstance(error.__context__, _NOT_SENT_OR_LATE):
-                raise error.__context__ from None
-            raise
-        else:
-            return answer
 
     def _is_unlimited(self, deadline: float | None, timeout: float | None) -> bool:
         """Tell whether one argument is asked for as it is; else as a batch, which has limits."""

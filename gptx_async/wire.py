@@ -12,6 +12,7 @@ its own path is then walked as if it had sent the request itself, and nothing is
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
@@ -20,12 +21,13 @@ import types
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import aiohttp
 import openai
 import pydantic
 import yarl
+from multidict import CIMultiDict
 
 __all__ = [
     "MAX_HEADER_BYTES",
@@ -49,9 +51,6 @@ PROBES: tuple[Mapping[str, Any], ...] = (
 JSON looks like is tried with them."""
 
 _LENGTH, _RETRIES, _COOKIE = "content-length", "x-stainless-retry-count", "cookie"
-
-_NOT_PLAIN = frozenset({"content-encoding", "set-cookie"})
-"""Headers of an answer that the SDK is to look at."""
 
 _STEPS = {
     "post", "request", "build_request", "send", "handle_async_request", "_build_headers",
@@ -79,7 +78,7 @@ class Route:
     """
 
     url: yarl.URL
-    headers: Mapping[str, str] = field(repr=False)  # the key is one of them
+    headers: CIMultiDict[str] = field(repr=False)  # the key is one of them
     timeout: aiohttp.ClientTimeout
     cast_to: type[Any]
     request: Any
@@ -122,17 +121,26 @@ class Route:
             body = await response.read()
         except Exception as error:
             return InHand(_ReadResponse(response, b"", error))
-        try:
-            answer = self.cast_to.model_validate_json(body, strict=True)
-        except ValueError:
-            return InHand(_ReadResponse(response, body))
-        if _has_numbers_in_doubt(answer):
+        answer = answer_of(self.cast_to, self._decoded(response, body))
+        if answer is None:
             return InHand(_ReadResponse(response, body))
         answer._request_id = response.headers.get("x-request-id")
         return answer, response.headers
 
-    def _headers(self, content: bytes, retries: int) -> dict[str, str]:
-        headers = {**self.headers, _LENGTH: str(len(content))}
+    def _decoded(self, response: aiohttp.ClientResponse, body: bytes) -> bytes:
+        """Return a body as it was before it was compressed, by httpx; empty if that fails."""
+        if "content-encoding" not in response.headers:
+            return body
+        httpx = sys.modules[_package_of(type(self.request))]
+        try:
+            content: bytes = httpx.Response(200, headers=response.raw_headers, content=body).content
+        except Exception:  # which the SDK will come to as well
+            return b""
+        return content
+
+    def _headers(self, content: bytes, retries: int) -> CIMultiDict[str]:
+        headers = self.headers.copy()
+        headers[_LENGTH] = str(len(content))
         if retries and headers.get(_RETRIES) == "0":
             headers[_RETRIES] = str(retries)
         if (cookies := self._cookies()) is not None:
@@ -216,7 +224,9 @@ def route_of(http_client: Any, requests: Sequence[Any], cast_to: type[Any]) -> R
         requests: As many as there are probes.
         cast_to: The class of the answer.
     """
-    if not issubclass(cast_to, pydantic.BaseModel):
+    try:
+        _models_in(cast_to)  # type: ignore[arg-type] # a class is hashable
+    except (AttributeError, TypeError):
         return None
     first = requests[0]
     transport = http_client._transport_for_url(first.url)
@@ -234,7 +244,9 @@ def route_of(http_client: Any, requests: Sequence[Any], cast_to: type[Any]) -> R
     limits = first.extensions["timeout"]
     return Route(
         url=yarl.URL(str(first.url)),
-        headers={name: value for name, value in first.headers.items() if name != _COOKIE},
+        headers=CIMultiDict(
+            (name, value) for name, value in first.headers.items() if name != _COOKIE
+        ),
         timeout=aiohttp.ClientTimeout(
             sock_connect=limits["connect"], sock_read=limits["read"], connect=limits["pool"]
         ),
@@ -310,7 +322,7 @@ def _session_of(transport: Any) -> aiohttp.ClientSession:
 def _is_plain(response: aiohttp.ClientResponse) -> bool:
     """Tell whether an answer has nothing to its head that the SDK would have to look at."""
     headers = response.headers
-    if response.status != HTTPStatus.OK or not _NOT_PLAIN.isdisjoint(map(str.lower, headers)):
+    if response.status != HTTPStatus.OK or "set-cookie" in headers:
         return False
     content_type, *_ = headers.get("content-type", "").split(";")
     return content_type.endswith("json") and not is_too_long(response.raw_headers)
@@ -321,11 +333,53 @@ def is_too_long(headers: Iterable[tuple[bytes, bytes]]) -> bool:
     return sum(len(name) + len(value) for name, value in headers) > MAX_HEADER_BYTES
 
 
-def _has_numbers_in_doubt(answer: Any) -> bool:
-    """Tell whether an answer has numbers that pydantic makes floats of, and the SDK leaves alone.
+def answer_of(cast_to: type[Any], body: bytes) -> Any:
+    """Make an answer of its bytes, as the SDK would; None if that is for the SDK to do.
 
-    Those of a chat completion, whose other numbers are all whole ones.
+    The SDK takes what comes, so here nothing is made to fit: what is not quite as the class says
+    goes by the SDK.
+
+    Args:
+        cast_to: The class of the answer.
+        body: JSON.
     """
-    if getattr(answer, "moderation", None) is not None:
-        return True
-    return any(choice.logprobs is not None for choice in answer.choices)
+    try:
+        answer = cast_to.model_validate_json(body, strict=True)
+    except ValueError:
+        return None
+    _forget_extras(answer)
+    return answer
+
+
+def _forget_extras(model: pydantic.BaseModel) -> None:
+    """Count what a class does not know to none of the fields that are set: so does the SDK.
+
+    But not below a field that may be something else, None say: those it has made by pydantic, too.
+    """
+    if model.__pydantic_extra__:
+        model.__pydantic_fields_set__.difference_update(model.__pydantic_extra__)
+    for name in _models_in(type(model)):
+        value = getattr(model, name)
+        for each in value if isinstance(value, list) else [value]:
+            _forget_extras(each)
+
+
+@functools.cache
+def _models_in(kind: type[pydantic.BaseModel]) -> Sequence[str]:
+    """Return the names of the fields that are a model, or a list of models.
+
+    Raises:
+        TypeError: One is a float: where it comes as a whole number the SDK leaves it so, and
+            pydantic does not.
+    """
+    found = []
+    for name, field_info in kind.model_fields.items():
+        annotation = field_info.annotation
+        if get_origin(annotation) is list:
+            [annotation] = get_args(annotation)
+        if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
+            found.append(name)
+            _models_in(annotation)
+        if annotation is float:
+            raise TypeError(name)
+    return found
