@@ -32,7 +32,7 @@ class RememberingEncoding(tiktoken.Encoding):
         self.__dict__.update(encoding.__dict__)
         self._encoding = encoding
         self._tokens_of: Callable[[str], list[int]] = functools.lru_cache(REMEMBERED)(
-            functools.partial(encoding.encode, disallowed_special=())
+            lambda text: encoding.encode(text, disallowed_special=())
         )
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -59,6 +59,12 @@ class Rival:
 _ALL = (
     Rival("engine-batch", "this engine, one batch", "symbolicai", engines.open_batch),
     Rival(
+        "engine-frozen",
+        "this engine, one batch, after gc.freeze()",
+        "symbolicai",
+        engines.open_frozen_batch,
+    ),
+    Rival(
         "engine-threads",
         "this engine, from threads",
         "symbolicai",

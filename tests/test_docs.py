@@ -1,0 +1,31 @@
+"""The documentation is built without a warning, and leaves out no public name."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import gptx_async
+from gptx_async import errors
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_site_is_built_without_a_warning_and_tells_of_every_public_name(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path],
+        cwd=ROOT,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        timeout=55,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "WARNING" not in done.stderr
+    reference = (tmp_path / "api.html").read_text()
+    names = {*gptx_async.__all__, *errors.__all__} - {"__version__", "errors"}
+    assert {name for name in names if f".{name}" not in reference} == set()
+    assert (tmp_path / "images" / "calls_per_second.png").stat().st_size > 10_000

@@ -1,0 +1,49 @@
+"""The scripts of `examples/`, run as they are written; its web app and notebook are in `hosts`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from gptx_async.testing import FakeOpenAI, HTTPFault
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def run_example(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, EXAMPLES / name, *arguments],
+        env=os.environ | {"PYTHONPATH": str(EXAMPLES.parent)},
+        capture_output=True,
+        text=True,
+        timeout=55,
+        check=False,
+    )
+
+
+def test_the_scheduler_example_names_keywords(fake_openai: FakeOpenAI, tmp_path: Path) -> None:
+    fake_openai.reply = lambda request: (
+        "keywords" if "keywords" in str(request.body) else "a summary"
+    )
+    paths = [tmp_path / f"{number}.txt" for number in range(3)]
+    for path in paths:
+        path.write_text("some text")
+    done = run_example("scheduler.py", *map(str, paths))
+    assert done.stdout == "".join(f"{path}: keywords\n" for path in paths), done.stderr
+    assert len(fake_openai.requests) == 6
+    assert "calls" in done.stderr
+
+
+def test_the_example_of_several_base_urls_tells_of_each() -> None:
+    with (
+        FakeOpenAI(reply=lambda _: "the Inn and the Sava") as good,
+        FakeOpenAI(faults=lambda _: HTTPFault(400, message="not today")) as bad,
+    ):
+        done = run_example("base_urls.py", good.base_url, bad.base_url)
+        said = dict(line.split(" (", 1) for line in done.stdout.splitlines())
+        assert said[good.base_url].endswith("s): the Inn and the Sava"), done.stderr
+        assert "failed: " in said[bad.base_url]
+        assert "not today" in said[bad.base_url]
+        assert len(good.requests) == len(bad.requests) == 1
