@@ -35,6 +35,7 @@ __all__ = [
     "InHand",
     "Machinery",
     "Route",
+    "answer_of",
     "as_json",
     "is_too_long",
     "route_of",
