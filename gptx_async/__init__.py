@@ -13,17 +13,20 @@ from . import errors
 from ._version import __version__
 
 if TYPE_CHECKING:
+    from .dynamic import AsyncDynamicEngine, dynamic_engine
     from .engine import AsyncBatchEngine, AsyncGPTXBatchEngine, install, uninstall
     from .governor import RateLimit
     from .telemetry import Percentiles, Stats, configure_logging
 
 _ROOMS = {
     "AsyncBatchEngine": "engine",
+    "AsyncDynamicEngine": "dynamic",
     "AsyncGPTXBatchEngine": "engine",
     "Percentiles": "telemetry",
     "RateLimit": "governor",
     "Stats": "telemetry",
     "configure_logging": "telemetry",
+    "dynamic_engine": "dynamic",
     "install": "engine",
     "uninstall": "engine",
 }
@@ -31,12 +34,14 @@ _ROOMS = {
 
 __all__ = [
     "AsyncBatchEngine",
+    "AsyncDynamicEngine",
     "AsyncGPTXBatchEngine",
     "Percentiles",
     "RateLimit",
     "Stats",
     "__version__",
     "configure_logging",
+    "dynamic_engine",
     "errors",
     "install",
     "uninstall",

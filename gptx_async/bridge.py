@@ -2,7 +2,8 @@
 
 It records which resource path is walked (`chat.completions.create`), and turns the call at its end
 into a `Request` for the background loop. Where that goes, and who waits for it, is decided by
-whoever made the stand-in.
+whoever made the stand-in. It takes the place of Cerebras's client as well, which is a twin of
+OpenAI's.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ import openai
 import openai.pagination
 import openai.resources  # here, in the caller's thread: a lazy import on the loop could deadlock
 
-from .client import ClientSettings, check_supported
+from .client import ClientSettings, check_supported, is_of_cerebras, settings_of
 from .direct import SCALARS, is_of_the_sdk, overheard, post_of
 from .request import Request, Terms
+from .retry import original_of
 
 __all__ = ["StandInClient"]
 
@@ -28,6 +30,10 @@ _CLIENT_CALLS = frozenset({"delete", "get", "patch", "post", "put"})
 
 _STREAMS = frozenset({"connect", "create_and_stream", "stream", "with_streaming_response"})
 """What hands out an open connection, which its caller's thread reads: left to the sync client."""
+
+_RAW = "with_raw_response"
+"""What hands out an answer that is to be parsed; on a loop only if it is Cerebras's, so it is left,
+too, there."""
 
 _COPIES = frozenset({"copy", "with_options"})
 
@@ -68,7 +74,7 @@ class StandInClient:
     @property
     def settings(self) -> ClientSettings:
         """The settings that the next call will be made with."""
-        settings = self.__dict__["_settings"] = ClientSettings.of(self._client, self._settings)
+        settings = self.__dict__["_settings"] = settings_of(self._client, self._settings)
         return settings
 
     def __getattr__(self, name: str) -> Any:
@@ -106,7 +112,7 @@ class _Resource:
         if name.startswith("__") or "_behind" not in self.__dict__:
             raise AttributeError(name)
         value = getattr(self._behind, name)
-        if name in _STREAMS:
+        if name in _STREAMS or (name == _RAW and is_of_cerebras(self._stand_in._client)):
             return value
         path = (*self._path, name)
         if _is_resource(value):
@@ -134,7 +140,8 @@ class _Method:
         if kwargs.get("stream"):
             return self._behind(*args, **kwargs)
         stand_in = self._stand_in
-        post = post_of(self._path, args, kwargs)
+        is_openais = not is_of_cerebras(stand_in._client)
+        post = post_of(self._path, args, kwargs) if is_openais else None
         if post is None:
             args, kwargs = _made_plain(self._behind, args, kwargs)
         terms = stand_in._terms(kwargs)
@@ -144,7 +151,13 @@ class _Method:
         except TypeError as error:
             _name_sync_class(error)
             raise
-        return _as_sync(result, stand_in._client)
+        except openai.OpenAIError as error:
+            failed = original_of(error)
+            if failed is error:
+                raise
+        else:
+            return _as_sync(result, stand_in._client)
+        raise failed  # out of the `except`, or what stood in its place would be its context
 
     def __repr__(self) -> str:
         return f"<{'.'.join(self._path)} of {self._stand_in!r}>"
@@ -220,7 +233,7 @@ def _body_of(
 
 
 def _is_resource(value: object) -> bool:
-    return type(value).__module__.startswith("openai.resources")
+    return type(value).__module__.startswith(("openai.resources", "cerebras.cloud.sdk.resources"))
 
 
 def _name_sync_class(error: TypeError) -> None:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import aiohttp
 import openai
@@ -23,7 +23,14 @@ from .direct import Post
 from .errors import TimeoutError, UnsupportedClientError  # noqa: A004 - ours is meant
 from .wire import MAX_HEADER_BYTES, PROBES, InHand, Machinery, Route, as_json, is_too_long, route_of
 
-__all__ = ["Client", "ClientSettings", "check_supported"]
+__all__ = [
+    "Client",
+    "ClientSettings",
+    "check_supported",
+    "is_of_cerebras",
+    "send_in_time",
+    "settings_of",
+]
 
 T = TypeVar("T")
 
@@ -81,7 +88,7 @@ class ClientSettings:
     default_query: dict[str, object] = field(repr=False)
 
     @classmethod
-    def of(cls, client: openai.OpenAI, last: ClientSettings | None = None) -> ClientSettings:
+    def of(cls, client: Any, last: ClientSettings | None = None) -> ClientSettings:
         """Read the settings that a sync client has now. Allowed in any thread.
 
         Args:
@@ -91,10 +98,11 @@ class ClientSettings:
         """
         if last is not None and last.max_retries == client.max_retries:
             now = _key(
+                cls,
                 client.api_key,
                 str(client.base_url),
-                client.organization,
-                client.project,
+                getattr(client, "organization", None),
+                getattr(client, "project", None),
                 client.timeout,
                 client._custom_headers,
                 client._custom_query,
@@ -104,8 +112,8 @@ class ClientSettings:
         return cls(
             api_key=client.api_key,
             base_url=str(client.base_url),
-            organization=client.organization,
-            project=client.project,
+            organization=getattr(client, "organization", None),  # which Cerebras's has not
+            project=getattr(client, "project", None),
             timeout=client.timeout,
             max_retries=client.max_retries,
             default_headers=dict(client._custom_headers),
@@ -116,6 +124,7 @@ class ClientSettings:
     def key(self) -> tuple[object, ...]:
         """What tells the clients of these settings from others; without `max_retries`."""
         return _key(
+            type(self),
             self.api_key,
             self.base_url,
             self.organization,
@@ -135,7 +144,7 @@ class ClientSettings:
         It opens as many connections as there are requests out, and sends each of them once.
         """
         http_client = openai.DefaultAioHttpClient()
-        http_client.send = functools.partial(_send, http_client.send)  # type: ignore[method-assign]
+        http_client.send = functools.partial(send_in_time, http_client.send)  # type: ignore[method-assign]
         for transport in [http_client._transport, *http_client._mounts.values()]:
             if transport is not None:  # None where a proxy is not to be used
                 _liken_to_sync(transport)
@@ -154,9 +163,29 @@ class ClientSettings:
         }
 
 
-def _key(api_key: str, base_url: str, *others: object) -> tuple[object, ...]:
+def settings_of(client: Any, last: ClientSettings | None = None) -> ClientSettings:
+    """Read the settings that a supported sync client has now. Allowed in any thread.
+
+    Args:
+        client: The client.
+        last: As for `ClientSettings.of`.
+    """
+    if not is_of_cerebras(client):
+        return ClientSettings.of(client, last)
+    from .cerebras import CerebrasSettings
+
+    return CerebrasSettings.of(client, last)
+
+
+def is_of_cerebras(client: object) -> bool:
+    """Tell whether a client is Cerebras's own, whose SDK is then there."""
+    sdk = sys.modules.get("cerebras.cloud.sdk")
+    return sdk is not None and type(client) is sdk.Cerebras
+
+
+def _key(kind: type, api_key: str, base_url: str, *others: object) -> tuple[object, ...]:
     """Return what tells settings from others; hashable, as timeouts and mappings are not."""
-    return ClientSettings, str(api_key), base_url, *map(repr, others)
+    return kind, str(api_key), base_url, *map(repr, others)
 
 
 class Client:
@@ -329,7 +358,7 @@ class _Connector(aiohttp.TCPConnector):
         return None
 
 
-async def _send(send: Callable[..., Awaitable[Any]], request: Any, **options: Any) -> Any:
+async def send_in_time(send: Callable[..., Awaitable[Any]], request: Any, **options: Any) -> Any:
     """Send a request and read the answer within the time that an attempt may take.
 
     The transports bound each read alone, so that an answer that drips would never end.
@@ -381,7 +410,7 @@ def check_supported(client: object) -> openai.OpenAI:
     Raises:
         UnsupportedClientError: It is of another class, or was given what only a sync client takes.
     """
-    if type(client) is not openai.OpenAI:
+    if type(client) is not openai.OpenAI and not is_of_cerebras(client):
         raise UnsupportedClientError(
             f"The engine's client is {type(client)!r}, but only the calls of an openai.OpenAI "
             "(openai.Client) can be made asynchronously. Give an engine that calls one."
@@ -399,7 +428,7 @@ def check_supported(client: object) -> openai.OpenAI:
             "asynchronously. Build it without one; proxies and certificates that the environment "
             "names (HTTPS_PROXY, SSL_CERT_FILE) are used."
         )
-    return client
+    return cast(openai.OpenAI, client)
 
 
 def _true_error(error: openai.APITimeoutError, timeout: float | None) -> Exception:

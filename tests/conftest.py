@@ -41,8 +41,9 @@ def pytest_configure() -> None:
     _environment.setenv("HOME", str(_home))
     _environment.setenv("SYMAI_WARNINGS", "0")
     _environment.setenv("NO_PROXY", "127.0.0.1,localhost")
-    for name in [name for name in os.environ if name.startswith("OPENAI_")]:
+    for name in [name for name in os.environ if name.startswith(("OPENAI_", "CEREBRAS_"))]:
         _environment.delenv(name)  # no test may reach a real API by accident
+    _environment.setenv("CEREBRAS_BASE_URL", "http://127.0.0.1:9")  # asked by a constructor already
     _environment.chdir(_home)
     logger.remove()
 

@@ -175,6 +175,11 @@ def test_live_demo_fails_when_the_key_is_refused(
     assert [cells[1] for cells in rows(capsys.readouterr().out).values()] == ["2", "2", "2"]
 
 
+def test_demo_with_a_model_of_another_engine_says_which_to_give(engines: None) -> None:
+    with pytest.raises(ConfigurationError, match=r"'o3-mini' is a model of GPTXReasoningEngine"):
+        run_demo(count=2, model="o3-mini")
+
+
 def test_live_demo_without_a_key_says_where_to_set_it(no_configuration: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"Set OPENAI_API_KEY, or NEUROSYMBOLIC_ENGINE_"):
         run_demo(live=True)

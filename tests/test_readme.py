@@ -84,6 +84,24 @@ def test_the_scheduler_example_runs(fake_openai: FakeOpenAI) -> None:
     assert len(fake_openai.requests) == 6
 
 
+def test_the_example_of_other_models_runs(fake_openai: FakeOpenAI) -> None:
+    completed = run_python(example("Other models"))
+    assert completed.stdout.strip() == "1 gpt-4o-mini", completed.stderr
+    paths = [(request.path, request.body["model"]) for request in fake_openai.requests]
+    assert paths == [("/v1/chat/completions", "o3-mini"), ("/v1/responses", "gpt-4o-mini")]
+
+
+def test_the_table_of_models_is_that_of_the_code() -> None:
+    from gptx_async.providers import engine_class_of
+
+    section = README.split("### Other models\n", 1)[1]
+    rows = re.findall(r"^\| `(\w+Engine)` \| (.*?) \|", section, re.MULTILINE)
+    assert len(rows) == 7
+    for name, models in rows:
+        for model in re.findall(r"`(.+?)`", models):
+            assert engine_class_of(model).__name__ == name
+
+
 def test_the_example_of_pacing_runs(fake_openai: FakeOpenAI) -> None:
     program = example("Retries, pacing and costs") + "\nprint(engine.stats().table())"
     completed = run_python(program)

@@ -320,6 +320,21 @@ def test_calls_a_tool_in_a_response(server: FakeOpenAI) -> None:
     ]
 
 
+def test_tells_what_the_model_thought(clients: Clients) -> None:
+    clients.server.reply = lambda _request: Reply("Grey.", reasoning="Dead channels hum.")
+    message = clients.chat().choices[0].message
+    assert (message.reasoning_content, message.reasoning) == ("Dead channels hum.",) * 2
+    response = clients.call("responses.create", model=MODEL, input="Hi")
+    thought, said = response.output
+    assert (thought.type, thought.summary[0].text) == ("reasoning", "Dead channels hum.")
+    assert said.content[0].text == response.output_text == "Grey."
+
+
+def test_a_deepseek_model_thinks_by_itself(server: FakeOpenAI, ask: Ask) -> None:
+    assert ask(model="deepseek-reasoner").choices[0].message.reasoning_content
+    assert not hasattr(ask().choices[0].message, "reasoning_content")
+
+
 def test_sends_a_reply_as_it_is(server: FakeOpenAI, ask: Ask) -> None:
     server.reply = lambda _request: Reply(
         content=None, refusal="No.", finish_reason="content_filter", logprobs={"content": []}

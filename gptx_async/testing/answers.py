@@ -230,6 +230,11 @@ def _choice(request: RecordedRequest, index: int, reply: Reply, said: _Said) -> 
             }
             for position, call in enumerate(reply.tool_calls)
         ]
+    reasoning = reply.reasoning
+    if reasoning is None and str(request.body["model"]).startswith("deepseek"):
+        reasoning = f"thought {request.fingerprint[:12]}"
+    if reasoning is not None:
+        message |= {"reasoning_content": reasoning, "reasoning": reasoning}
     logprobs = reply.logprobs
     if logprobs is None and request.body.get("logprobs"):
         logprobs = _logprobs(said.text or "", request.body.get("top_logprobs") or 0)
@@ -242,10 +247,14 @@ def _choice(request: RecordedRequest, index: int, reply: Reply, said: _Said) -> 
 
 
 def _outputs(request: RecordedRequest, reply: Reply, said: _Said) -> list[Body]:
-    """Make the output items of the Responses API: the tools called, then the message."""
+    """Make the output items of the Responses API: reasoning, the tools called, the message."""
     identity = request.fingerprint
     status = "incomplete" if said.finish_reason == "length" else "completed"
-    outputs: list[Body] = [
+    outputs: list[Body] = []
+    if reply.reasoning is not None:
+        summary = {"type": "summary_text", "text": reply.reasoning}
+        outputs.append({"type": "reasoning", "id": f"rs_{identity[:48]}", "summary": [summary]})
+    outputs += [
         {
             "type": "function_call",
             "id": f"fc_{_digest(identity, position)[:48]}",

@@ -106,6 +106,9 @@ class Reply:
         finish_reason: Why the model stopped; by the reply and the request's limits when None.
         refusal: The text of a refusal.
         logprobs: OpenAI's logprobs object; made up when None and the request asks for it.
+        reasoning: What the model thought: as `reasoning_content` and `reasoning` of the message, as
+            DeepSeek, Groq, OpenRouter and Cerebras have it; as the summary of a reasoning item in
+            the Responses API. A DeepSeek model always tells it: there None is made up.
     """
 
     content: str | None = None
@@ -113,6 +116,7 @@ class Reply:
     finish_reason: str | None = None
     refusal: str | None = None
     logprobs: Mapping[str, Any] | None = None
+    reasoning: str | None = None
 
 
 Said: TypeAlias = str | Reply | Sequence[str | Reply] | dict[str, Any]

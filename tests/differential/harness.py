@@ -11,25 +11,29 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeAlias
 
 import openai
-from symai import Expression, Symbol
+from symai import Expression, Symbol, core_ext
 from symai.backend.engines.neurosymbolic.engine_openai_gptX_chat import GPTXChatEngine
 from symai.functional import EngineRepository
 
-from gptx_async import AsyncGPTXBatchEngine
+from gptx_async import AsyncBatchEngine, AsyncGPTXBatchEngine
 from gptx_async.testing import BatchScheduler, FakeOpenAI, Fault, RecordedRequest, digest, echo
 from gptx_async.testing.replies import ReplyFunction
+from gptx_async.waits import let_waits_give_way
 
 from .outcomes import Outcome, error_of, plain, request_of
 
 __all__ = [
     "CASES",
+    "CHAT",
     "KEY",
     "MODEL",
     "Case",
     "Laboratory",
+    "Subject",
     "World",
     "case",
     "cases",
@@ -37,7 +41,7 @@ __all__ = [
 
 KEY, MODEL = "sk-of-the-cases", "gpt-4o-mini"
 
-ENGINES = {"sync": GPTXChatEngine, "async": AsyncGPTXBatchEngine}
+_CEREBRAS = "CEREBRAS_BASE_URL"
 
 COMPANION = "a query beside the case"
 """Marks the queries that others make while a case runs under the scheduler."""
@@ -73,6 +77,37 @@ class Case:
     bypasses: bool = False
     silent: bool = False
 
+
+@dataclass(frozen=True)
+class Subject:
+    """An engine of symbolicai that the cases are run on, beside its asynchronous twin.
+
+    Attributes:
+        engine_class: Its class.
+        model: The model that it is built for.
+    """
+
+    engine_class: type[Any]
+    model: str
+
+    def build(self, engine_name: str, options: Mapping[str, Any]) -> Any:
+        """Build the engine itself ('sync') or its twin ('async'), which is as patient as it.
+
+        Its base URL, which may be a constant of its class, is that of the environment.
+        """
+        given = {"api_key": KEY, "model": self.model, "client_max_retries": 0, **options}
+        if self.engine_class is GPTXChatEngine and engine_name == "async":
+            return AsyncGPTXBatchEngine(**given, rate_limit_patience=0)
+        engine = self.engine_class(**given)
+        if isinstance(engine.client, openai.OpenAI):  # another one's comes from the environment
+            engine.client.base_url = os.environ["OPENAI_BASE_URL"]
+        if engine_name == "sync":
+            return engine
+        # Not adaptive: the retries of some engines make so many failures that the pace would fall.
+        return AsyncBatchEngine(engine, rate_limit_patience=0, adaptive=False)
+
+
+CHAT = Subject(GPTXChatEngine, MODEL)
 
 CASES: dict[str, Case] = {}
 """All cases, by name; the modules `cases_*` fill it when they are imported."""
@@ -170,17 +205,19 @@ class Laboratory:
         self.tmp_path = tmp_path
         self._engines: dict[Any, Any] = {}
 
-    def run_directly(self, case: Case, engine_name: str) -> Outcome:
+    def run_directly(self, case: Case, engine_name: str, subject: Subject = CHAT) -> Outcome:
         """Run a case in this thread."""
-        with self.world(case, engine_name) as world:
+        with self.world(case, engine_name, subject) as world:
             outcome = _observe(case, world)
             if not case.alone:
                 _query_beside("after the case")
             return outcome
 
-    def run_by_scheduler(self, case: Case, engine_name: str = "async") -> Outcome:
+    def run_by_scheduler(
+        self, case: Case, engine_name: str = "async", subject: Subject = CHAT
+    ) -> Outcome:
         """Run a case as an item of a scheduler, beside others; what happens in it is returned."""
-        with self.world(case, engine_name) as world:
+        with self.world(case, engine_name, subject) as world:
             items: list[Case | None] = [case] if case.alone else [None, case, None]
             scheduler = _CountingScheduler(num_workers=3, batch_size=3)
             results = scheduler.forward(_CaseExpression(world), items)
@@ -194,18 +231,22 @@ class Laboratory:
             return outcome
 
     @contextlib.contextmanager
-    def world(self, case: Case, engine_name: str) -> Iterator[World]:
+    def world(self, case: Case, engine_name: str, subject: Subject = CHAT) -> Iterator[World]:
         """Register an engine as the case wants it, and put back afterwards all that was before."""
         engines = EngineRepository()._engines
         registered, api_key = dict(engines), openai.api_key
         try:
             with _kept_root_logger(), warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # as symbolicai does when imported
-                engine = self._engine(case, engine_name)
+                engine = self._engine(case, engine_name, subject)
                 EngineRepository.register("neurosymbolic", engine, allow_engine_override=True)
                 openai.api_key = KEY
+                world = World(engine, self.server, self.tmp_path)
+                # Cerebras's engine builds its client anew for a key.
+                root = {_CEREBRAS: self.server.base_url.removesuffix("/v1")}
                 try:
-                    yield World(engine, self.server, self.tmp_path)
+                    with _noted_waits(world), _environment(root):
+                        yield world
                 finally:
                     if engine_name == "async":
                         engine.executor_callback = None
@@ -214,20 +255,14 @@ class Laboratory:
             engines.update(registered)
             openai.api_key = api_key
 
-    def _engine(self, case: Case, engine_name: str) -> Any:
+    def _engine(self, case: Case, engine_name: str, subject: Subject) -> Any:
         """Build an engine, or take the one that was built for an earlier case."""
-        key = repr((engine_name, case.options, case.environment))
+        key = repr((engine_name, subject, case.options, case.environment))
         if case.fresh or key not in self._engines:
-            options = {
-                "api_key": KEY,
-                "model": MODEL,
-                "client_max_retries": 0,
-                **case.options,
-            }
-            if engine_name == "async":
-                options["rate_limit_patience"] = 0  # as patient with a 429 as the other is here
-            with _environment({"OPENAI_BASE_URL": self.server.base_url, **case.environment}):
-                engine = ENGINES[engine_name](**options)
+            base_url = case.environment.get("OPENAI_BASE_URL", self.server.base_url)
+            ours = {"OPENAI_BASE_URL": base_url, _CEREBRAS: base_url.removesuffix("/v1")}
+            with _environment({**ours, **case.environment}):
+                engine = subject.build(engine_name, case.options)
             if case.fresh:
                 return engine
             self._engines[key] = engine
@@ -281,6 +316,18 @@ def _query_beside(name: str) -> None:
 
 def _is_companion(request: RecordedRequest) -> bool:
     return COMPANION.encode() in request.raw
+
+
+@contextlib.contextmanager
+def _noted_waits(world: World) -> Iterator[None]:
+    """Let symbolicai's own retries wait no longer than it takes to note that they do."""
+    before = core_ext.time
+    core_ext.time = SimpleNamespace(sleep=lambda _seconds: world.note("waits"))
+    let_waits_give_way()
+    try:
+        yield
+    finally:
+        core_ext.time = before
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from typing import Any
 
 import openai
 import pydantic
+from cerebras.cloud import sdk as cerebras
 from symai import Symbol
 from symai.backend.base import Engine
 from symai.core import Argument
@@ -132,7 +133,7 @@ def plain(value: Any) -> Any:
             return {_name(type(value)): plain(value.value)}
         case Metadata() | types.SimpleNamespace():
             return {_name(type(value)): plain(vars(value))}
-        case openai.Timeout():
+        case openai.Timeout() | cerebras.Timeout():
             return {"Timeout": plain(value.as_dict())}
         case pydantic.BaseModel():
             return {_name(type(value)): plain(value.model_dump())}
@@ -164,7 +165,7 @@ def error_of(error: BaseException | None) -> Any:
         "text": _ADDRESS.sub("0x", str(error)),
         "suppress_context": error.__suppress_context__,
     }
-    if isinstance(error, openai.OpenAIError):
+    if isinstance(error, (openai.OpenAIError, cerebras.CerebrasError)):
         plain_error |= _sdk_error_of(error)
         cause = error.__cause__ and _name(type(error.__cause__))
         plain_error["cause"] = "a lost connection" if cause in LOST_CONNECTION else cause
@@ -175,7 +176,7 @@ def error_of(error: BaseException | None) -> Any:
     return plain_error
 
 
-def _sdk_error_of(error: openai.OpenAIError) -> dict[str, Any]:
+def _sdk_error_of(error: BaseException) -> dict[str, Any]:
     names = ("message", "code", "param", "type", "status_code", "body")
     said = {f"its {name}": plain(getattr(error, name, None)) for name in names}
     response = getattr(error, "response", None)
@@ -211,6 +212,7 @@ def _beyond_transport(error: BaseException | None) -> BaseException | None:
 def _is_of_transport(error: BaseException) -> bool:
     return isinstance(error, OSError) or type(error).__module__.split(".")[0] in {
         "aiohttp",
+        "anyio",
         "asyncio",
         "h11",
         "httpcore",

@@ -12,7 +12,7 @@ from symai.functional import EngineRepository
 
 from gptx_async.testing import BatchScheduler
 
-from .harness import Case, Laboratory, World
+from .harness import CHAT, Case, Laboratory, Subject, World
 from .items import make_arguments, make_items, reply_by_item
 from .outcomes import Outcome, differences, error_of, plain, request_of
 
@@ -88,8 +88,15 @@ def prepare_where_possible(world: World, arguments: dict[str, Any]) -> None:
             del arguments[name]
 
 
-def run(laboratory: Laboratory, engine_name: str, way: str, *, prepared: bool) -> Outcome:
-    with laboratory.world(SHARED, engine_name) as world:
+def run(
+    laboratory: Laboratory,
+    engine_name: str,
+    way: str,
+    *,
+    prepared: bool,
+    subject: Subject = CHAT,
+) -> Outcome:
+    with laboratory.world(SHARED, engine_name, subject) as world:
         items = make_items(world)
         world.reply = reply_by_item(items)
         arguments = make_arguments(items)

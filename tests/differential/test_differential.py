@@ -15,6 +15,7 @@ from . import (  # noqa: F401 # they fill CASES
     cases_engine,
     cases_failures,
     cases_prompts,
+    cases_providers,
     cases_remedies,
     cases_requests,
 )

@@ -12,8 +12,12 @@ from gptx_async.testing import BatchScheduler, FakeOpenAI, HTTPFault, RecordedRe
 
 def engines() -> None:
     """What the names of the package itself are."""
-    assert_type(gptx_async.install(), AsyncGPTXBatchEngine)
-    assert_type(gptx_async.install(api_key="sk-key", model="gpt-4o-mini"), AsyncGPTXBatchEngine)
+    assert_type(gptx_async.install(), AsyncBatchEngine)
+    assert_type(gptx_async.install(api_key="sk-key", model="o3-mini", window=9), AsyncBatchEngine)
+    assert_type(AsyncBatchEngine.from_config(window=10), AsyncBatchEngine)
+    assert_type(AsyncGPTXBatchEngine.from_config(client_timeout=1.0), AsyncGPTXBatchEngine)
+    dynamic = gptx_async.dynamic_engine("o3-mini", "sk-key", client_max_retries=1, deadline=60.0)
+    assert_type(dynamic, gptx_async.AsyncDynamicEngine)
     engine = AsyncGPTXBatchEngine("sk-key", "gpt-4o-mini", client_timeout=1.0, window=10)
     assert_type(engine.id(), str)
     assert_type(engine.executor_callback, Callable[[Any], tuple[list[Any], dict[str, Any]]])
