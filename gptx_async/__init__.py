@@ -16,18 +16,24 @@ if TYPE_CHECKING:
     from .dynamic import AsyncDynamicEngine, dynamic_engine
     from .engine import AsyncBatchEngine, AsyncGPTXBatchEngine, install, uninstall
     from .governor import RateLimit
+    from .runner import AsyncMap, Failed, Results, amap, map  # noqa: A004 - ours is meant
     from .telemetry import Percentiles, Stats, configure_logging
 
 _ROOMS = {
     "AsyncBatchEngine": "engine",
     "AsyncDynamicEngine": "dynamic",
     "AsyncGPTXBatchEngine": "engine",
+    "AsyncMap": "runner",
+    "Failed": "runner",
     "Percentiles": "telemetry",
     "RateLimit": "governor",
+    "Results": "runner",
     "Stats": "telemetry",
+    "amap": "runner",
     "configure_logging": "telemetry",
     "dynamic_engine": "dynamic",
     "install": "engine",
+    "map": "runner",
     "uninstall": "engine",
 }
 """Where each public name is found, when it is first asked for."""
@@ -36,14 +42,19 @@ __all__ = [
     "AsyncBatchEngine",
     "AsyncDynamicEngine",
     "AsyncGPTXBatchEngine",
+    "AsyncMap",
+    "Failed",
     "Percentiles",
     "RateLimit",
+    "Results",
     "Stats",
     "__version__",
+    "amap",
     "configure_logging",
     "dynamic_engine",
     "errors",
     "install",
+    "map",
     "uninstall",
 ]
 

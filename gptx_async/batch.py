@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar, cast
 
@@ -29,7 +29,18 @@ import greenlet
 from . import errors
 from .service import GRACE_SECONDS, SLICE_SECONDS, Call, Outcome
 
-__all__ = ["WINDOW", "Batch", "Place", "Waitable", "is_item", "place", "wait_for"]
+__all__ = [
+    "WINDOW",
+    "Batch",
+    "CancelScope",
+    "Cancellable",
+    "Place",
+    "Waitable",
+    "holding",
+    "is_item",
+    "place",
+    "wait_for",
+]
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -351,6 +362,87 @@ class _Arrivals(Generic[T]):
             on_done()
 
 
+class Cancellable(Protocol):
+    """What can be told, in any thread, that nobody waits for it any more."""
+
+    def cancel(self) -> None:
+        """Ask for an early end."""
+
+
+class CancelScope:
+    """Ends the calls that code in other threads waits for, and refuses those that come after.
+
+    What it does to that code is what Ctrl-C does to the main thread's: an error that is no
+    `Exception` comes out of the call, past remedies and retries, and runs the `finally` clauses.
+    All methods may be called in any thread.
+    """
+
+    def __init__(self) -> None:
+        # Re-entrant: the garbage collector may run a `__del__` in here that makes a call.
+        self._lock = threading.RLock()
+        self._held: dict[Cancellable, None] = {}  # in their order
+        self._is_cancelled = False
+
+    def run(self, function: Callable[[A], T], argument: A) -> T:
+        """Run a function in this thread; the calls that it makes here are the scope's.
+
+        Args:
+            function: What to run. Threads that it starts are not the scope's, unless they run in a
+                copy of its context.
+            argument: What it is given.
+
+        Raises:
+            RunCancelledError: The scope was cancelled while the function waited for a call, or
+                before it made one.
+            BaseException: Whatever the function raises.
+        """
+        token = _scope.set(self)
+        try:
+            return function(argument)
+        finally:
+            _scope.reset(token)
+
+    def cancel(self) -> None:
+        """Cancel what is waited for, now and from now on; does not wait for its end."""
+        with self._lock:
+            self._is_cancelled = True
+            held = [*self._held]
+        for each in reversed(held):  # the last first, as in Batch._cancel
+            each.cancel()
+
+    @contextlib.contextmanager
+    def _hold(self, cancellable: Cancellable) -> Iterator[None]:
+        with self._lock:
+            self._check()
+            self._held[cancellable] = None
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._held.pop(cancellable, None)
+        self._check()
+
+    def _check(self) -> None:
+        if self._is_cancelled:
+            raise errors.RunCancelledError(
+                "The run that this code is part of was stopped: its model calls are cancelled, and "
+                "no more are made. Let this error pass."
+            )
+
+
+def holding(cancellable: Cancellable) -> contextlib.AbstractContextManager[None]:
+    """Let the scope that this code runs in, if there is one, cancel what the block waits for.
+
+    Args:
+        cancellable: It, whose end the block then sees.
+
+    Raises:
+        RunCancelledError: On entry or exit of the block: the scope is cancelled.
+    """
+    scope = _scope.get()
+    return _NO_SCOPE if scope is None else scope._hold(cancellable)
+
+
 def wait_for(call: Call[T]) -> T:
     """Make a call and return its result, letting the other items of a batch go on meanwhile.
 
@@ -361,22 +453,28 @@ def wait_for(call: Call[T]) -> T:
 
     Raises:
         CallCancelledError: It was cancelled on the loop, not by its caller.
+        RunCancelledError: The `CancelScope` that this code runs in was cancelled.
         BaseException: Whatever the call raised.
     """
-    item = _current_item()
-    if item is None:
-        _warn_of_a_blocked_loop()
-        outcome = call.wait()
-    else:
-        item.leave(call)
-        del item  # or an error that is raised here keeps the batch alive
-        outcome = cast("Outcome[T]", call.outcome)
+    with holding(call):
+        outcome = _outcome_of(call)
     if isinstance(outcome.error, asyncio.CancelledError):  # which here would mean this caller
         raise errors.CallCancelledError(
             "The model call was cancelled on the background loop, by something other than its "
             "caller. Ask again."
         )
     return outcome.result()
+
+
+def _outcome_of(call: Call[T]) -> Outcome[T]:
+    """Start a call and wait until it is done, in the greenlet or the thread that this is."""
+    item = _current_item()
+    if item is None:
+        _warn_of_a_blocked_loop()
+        return call.wait()
+    item.leave(call)
+    del item  # or an error that is raised here keeps the batch alive
+    return cast("Outcome[T]", call.outcome)
 
 
 def is_item() -> bool:
@@ -464,3 +562,7 @@ def _resolve(future: asyncio.Future[None]) -> None:
 
 
 _has_warned = False
+_scope: contextvars.ContextVar[CancelScope | None] = contextvars.ContextVar(
+    "gptx_async_cancel_scope", default=None
+)
+_NO_SCOPE = contextlib.nullcontext()

@@ -7,12 +7,16 @@ import builtins
 
 __all__ = [
     "CallCancelledError",
+    "CheckpointError",
     "ConfigurationError",
     "CostLimitError",
+    "DatasetError",
     "GPTXAsyncError",
     "LoopThreadDiedError",
     "LoopThreadError",
+    "MissingPackageError",
     "RequestTooLargeError",
+    "RunCancelledError",
     "SchedulerError",
     "ServiceClosedError",
     "ServiceError",
@@ -55,6 +59,13 @@ class TimeoutError(GPTXAsyncError, builtins.TimeoutError):  # noqa: A001 - async
     """An item's `timeout`, or its batch's `deadline`, passed before the item was answered."""
 
 
+class RunCancelledError(BaseException):
+    """The run that the code is part of was stopped, by Ctrl-C say, while it waited for a call.
+
+    No `Exception`, as asyncio's own CancelledError: what tries failed calls again must not try.
+    """
+
+
 class SchedulerError(GPTXAsyncError, TypeError):
     """A scheduler's callback returned something that is not an answer."""
 
@@ -77,3 +88,18 @@ class UnsupportedClientError(ConfigurationError):
 
 class VocabularyError(GPTXAsyncError, OSError):
     """Tiktoken could not load the vocabulary of the model."""
+
+
+class DatasetError(GPTXAsyncError, RuntimeError):
+    """A dataset raised an error instead of giving its next item; that error is the cause."""
+
+
+class CheckpointError(GPTXAsyncError, RuntimeError):
+    """A checkpoint can't be used: it is no checkpoint, in use, or another job's; or can't be kept.
+
+    Also of a value or an item that has no place in one.
+    """
+
+
+class MissingPackageError(GPTXAsyncError, ImportError):
+    """What was asked for needs a package that is not installed."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -100,6 +101,29 @@ def test_the_table_of_models_is_that_of_the_code() -> None:
     for name, models in rows:
         for model in re.findall(r"`(.+?)`", models):
             assert engine_class_of(model).__name__ == name
+
+
+def test_the_example_of_a_dataset_runs(
+    fake_openai: FakeOpenAI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(Path.home() / "symai.config.json", tmp_path)
+    fake_openai.reply = lambda request: "keywords"
+    completed = run_python(example("Over a dataset"))
+    lines = completed.stdout.split("\n")
+    assert lines[:3] == ["keywords"] * 3, completed.stderr
+    assert sorted(lines[3:6]) == ["0 keywords", "1 keywords", "2 keywords"]
+    assert (tmp_path / "run.sqlite").exists()
+    assert len(fake_openai.requests) == 12
+
+
+def test_the_example_of_a_dataset_in_a_coroutine_runs(fake_openai: FakeOpenAI) -> None:
+    fake_openai.reply = lambda request: "a summary"
+    completed = run_python(example("Over a dataset, in a coroutine"))
+    lines = completed.stdout.split("\n")
+    assert lines[:2] == ["a summary"] * 2, completed.stderr
+    assert sorted(lines[2:4]) == ["0 a summary", "1 a summary"]
+    assert len(fake_openai.requests) == 6
 
 
 def test_the_example_of_pacing_runs(fake_openai: FakeOpenAI) -> None:

@@ -32,6 +32,21 @@ def engines() -> None:
     assert_type(gptx_async.__version__, str)
 
 
+def datasets() -> None:
+    """What a run over a dataset gives, by how it was asked for."""
+    assert_type(gptx_async.map(len, ["a"]), gptx_async.Results)
+    assert_type(gptx_async.map(len, ["a"], on_error="return").failed, list[gptx_async.Failed])
+    for pair in gptx_async.map(len, ["a"], on_error=lambda failed: 0, as_completed=True):
+        assert_type(pair, tuple[int, Any])
+
+
+async def datasets_on_a_loop() -> None:
+    """The same in a coroutine."""
+    assert_type(await gptx_async.amap(len, ["a"]), gptx_async.Results)
+    async for pair in gptx_async.amap(len, ["a"], as_completed=True):
+        assert_type(pair, tuple[int, Any])
+
+
 def exceptions(error: errors.GPTXAsyncError) -> None:
     """Each is of the package's base class, and of the built-in one that it is a case of."""
     builtin: ValueError = errors.ConfigurationError()

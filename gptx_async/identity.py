@@ -1,0 +1,263 @@
+"""What tells one job from another, and one item: digests that are the same in every process.
+
+Not of pickle's bytes: those depend on which of the strings in a value are one object, and on the
+order of a set.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import inspect
+import sys
+import types
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from .dataset import is_symbol
+
+__all__ = ["declared", "differences", "digest_of", "identity_of", "name_of"]
+
+_SCALARS = (str, int, float, bool, complex, bytes, type(None))
+_NAMED = (type, types.FunctionType, types.BuiltinFunctionType, types.ModuleType)
+
+_WORDS = {
+    "expression": "its expression is {there}, not {here}",
+    "model": "its model is {there}, not {here}",
+    "source": "the source of the expression is another",
+}
+"""How a part that differs is told; any other is a value that the expression uses, by its name."""
+
+
+def identity_of(expression: Any) -> dict[str, str]:
+    """Return what tells an expression, and the model that it asks, from others, by part.
+
+    Those are its name; a digest of its source; digests of the plain values that it is made with:
+    attributes, arguments of a partial, defaults, variables of an enclosing function, and module
+    constants whose names are in capitals. What it calls besides is not looked at.
+    """
+    parts = {"expression": name_of(expression)}
+    for name, value in _values_of(expression):
+        with contextlib.suppress(RecursionError):  # it holds itself
+            if _is_plain(value):
+                parts[name] = digest_of(value)
+    parts["source"] = digest_of(_source_of(expression))
+    model = _model()
+    if model is not None:
+        parts["model"] = model
+    return parts
+
+
+def differences(there: Mapping[str, str], here: Mapping[str, str]) -> list[str]:
+    """Return a phrase for each part in which two identities differ.
+
+    What only one of them has, for it was not known when the other was made, is no difference.
+    """
+    return [
+        _WORDS.get(part, "its {part} is another").format(
+            part=part, there=there[part], here=here[part]
+        )
+        for part in there
+        if part in here and there[part] != here[part]
+    ]
+
+
+def name_of(expression: Any) -> str:
+    """Return the full name of a function, a class, or the class of an instance."""
+    function = _inner(expression)
+    if not hasattr(function, "__qualname__"):
+        function = declared(type(function))
+    return f"{getattr(function, '__module__', None)}.{function.__qualname__}"
+
+
+def declared(kind: type) -> type:
+    """Return a class as its module has it: symbolicai makes one for each instance, below that."""
+    base = kind.__bases__[0] if kind.__bases__ else kind
+    if (base.__name__, base.__module__) != (kind.__name__, kind.__module__):
+        return kind
+    return declared(base)
+
+
+def digest_of(value: object) -> str:
+    """Return a digest of the content of a value.
+
+    Raises:
+        Exception: It has none: it can't be pickled, or holds itself.
+    """
+    hashed = hashlib.blake2b(digest_size=16)
+    _add(hashed.update, value)
+    return hashed.hexdigest()
+
+
+def _add(update: Callable[[bytes], None], value: Any) -> None:
+    """Add a value to a digest: its type, and the parts that it is made of."""
+    kind = type(value)
+    if kind in _SCALARS:
+        data = value if kind is bytes else _text_of(value).encode(errors="surrogatepass")
+        update(b"%s:%d:%s" % (kind.__name__.encode(), len(data), data))
+    elif kind is list or kind is tuple:
+        update(b"%s:%d:" % (kind.__name__.encode(), len(value)))
+        for each in value:
+            _add(update, each)
+    elif kind is dict:
+        _add_unordered(update, b"dict", value.items())
+    elif kind is set or kind is frozenset:
+        _add_unordered(update, kind.__name__.encode(), value)
+    elif isinstance(value, _NAMED):
+        update(b"name:%s;" % name_of(value).encode())
+    else:
+        _add_reduced(update, value)
+
+
+def _text_of(value: object) -> str:
+    if isinstance(value, int):
+        return f"{value:x}"  # which has any number of digits
+    return value if isinstance(value, str) else repr(value)
+
+
+def _add_unordered(update: Callable[[bytes], None], kind: bytes, values: Any) -> None:
+    update(b"%s:%s;" % (kind, "".join(sorted(map(digest_of, values))).encode()))
+
+
+def _add_reduced(update: Callable[[bytes], None], value: Any) -> None:
+    """Add an object by what pickle would keep of it."""
+    update(b"object:%s;" % name_of(type(value)).encode())
+    reduced = value.__reduce_ex__(4)
+    if isinstance(reduced, str):  # the name of something that there is once
+        _add(update, reduced)
+        return
+    made_by, arguments, state, items, pairs = (*reduced, None, None, None)[:5]
+    if is_symbol(value):
+        state = _lasting(state)
+    for part in (made_by, arguments, state, *map(_listed, (items, pairs))):
+        _add(update, part)
+
+
+def _lasting(state: dict[str, Any]) -> dict[str, Any]:
+    """Leave out of a Symbol's state what is not its own: queries of the process change it."""
+    return {name: value for name, value in state.items() if name != "_dynamic_context"}
+
+
+def _listed(parts: Any) -> list[Any] | None:
+    return None if parts is None else [*parts]
+
+
+def _is_plain(value: Any) -> bool:
+    """Tell whether a value is data through and through, and so the same in another process."""
+    kind = type(value)
+    if kind is dict:
+        return all(map(_is_plain, value.items()))
+    if kind in (list, tuple, set, frozenset):
+        return all(map(_is_plain, value))
+    return kind in _SCALARS
+
+
+def _inner(expression: Any) -> Any:
+    """Return what a partial or a bound method is made of."""
+    while True:
+        if isinstance(expression, functools.partial):
+            expression = expression.func
+        elif inspect.ismethod(expression):
+            expression = expression.__func__
+        else:
+            return expression
+
+
+def _values_of(expression: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the values that an expression is made with, each with a name for people."""
+    if isinstance(expression, functools.partial):
+        yield "arguments of the partial", [expression.args, expression.keywords]
+        yield from _values_of(expression.func)
+    elif inspect.ismethod(expression):
+        yield from _values_of(expression.__self__)
+        yield from _values_of_function(expression.__func__)
+    elif inspect.isfunction(expression):
+        yield from _values_of_function(expression)
+    elif isinstance(expression, type):
+        for kind in _own_classes(expression):
+            for function in _functions_of(kind):
+                yield from _values_of_function(function)
+    elif not inspect.isbuiltin(expression):
+        yield from _values_of(declared(type(expression)))
+        yield from _attributes_of(expression)
+
+
+def _attributes_of(instance: Any) -> Iterator[tuple[str, Any]]:
+    state: object = None
+    with contextlib.suppress(Exception):  # it may not be meant to be kept
+        state = instance.__getstate__()  # symbolicai leaves out what belongs to a run
+    for name, value in _lasting(state).items() if isinstance(state, dict) else ():
+        yield f"attribute {name!r}", value
+
+
+def _values_of_function(function: Any) -> Iterator[tuple[str, Any]]:
+    name = function.__qualname__
+    if function.__defaults__ or function.__kwdefaults__:
+        yield f"defaults of {name}", [function.__defaults__, function.__kwdefaults__]
+    for variable, cell in zip(
+        function.__code__.co_freevars, function.__closure__ or (), strict=True
+    ):
+        try:
+            yield f"variable {variable!r} of {name}", cell.cell_contents
+        except ValueError:  # not set yet
+            continue
+    for constant in _names_in(function.__code__):
+        if constant.isupper() and constant in function.__globals__:
+            yield f"constant {constant}", function.__globals__[constant]
+
+
+def _names_in(code: types.CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _names_in(constant)
+
+
+def _functions_of(kind: type) -> Iterator[types.FunctionType]:
+    for value in vars(kind).values():
+        value = getattr(value, "__func__", value)  # of a staticmethod or a classmethod
+        if inspect.isfunction(value):
+            yield value
+
+
+def _own_classes(kind: type) -> list[type]:
+    """Return a class and those of its bases that are of the same top-level package."""
+    package = kind.__module__.partition(".")[0]
+    return [base for base in kind.__mro__ if base.__module__.partition(".")[0] == package]
+
+
+def _source_of(expression: Any) -> Any:
+    """Return the source of a function or a class; its code where there is no source; or None."""
+    function = _inner(expression)
+    if isinstance(function, types.FunctionType):
+        return _source_or(function, lambda: _parts_of(function.__code__))
+    kinds = _own_classes(function if isinstance(function, type) else declared(type(function)))
+    return [_source_or(kind, functools.partial(_parts_of_class, kind)) for kind in kinds]
+
+
+def _source_or(thing: Any, otherwise: Callable[[], Any]) -> Any:
+    try:
+        return inspect.getsource(thing)
+    except (OSError, TypeError):
+        return otherwise()
+
+
+def _parts_of_class(kind: type) -> list[Any]:
+    return [_parts_of(function.__code__) for function in _functions_of(kind)]
+
+
+def _parts_of(code: types.CodeType) -> list[Any]:
+    constants = [
+        _parts_of(each) if isinstance(each, types.CodeType) else each for each in code.co_consts
+    ]
+    return [code.co_code, code.co_names, constants]
+
+
+def _model() -> str | None:
+    """Return the model of the registered engine, if symbolicai is in use and it has one."""
+    functional = sys.modules.get("symai.functional")
+    if functional is None:
+        return None
+    model = getattr(functional.EngineRepository.list().get("neurosymbolic"), "model", None)
+    return model if isinstance(model, str) else None

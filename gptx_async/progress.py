@@ -1,0 +1,96 @@
+"""The progress bar of a run: in a terminal, or a notebook's widget; elsewhere there is none."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+__all__ = ["Progress"]
+
+FIGURES_SECONDS = 0.5
+"""How often the figures after the bar are made anew."""
+
+
+class Progress:
+    """Shows how far a run is, and what the registered engine tells of its calls meanwhile.
+
+    All methods are for the thread that takes the run's values.
+
+    Args:
+        total: How many items there are, if that is known.
+        is_wanted: Whether there is to be a bar.
+    """
+
+    def __init__(self, total: int | None, *, is_wanted: bool) -> None:
+        self._bar: tqdm[Any] | None = None
+        if is_wanted and (sys.stderr.isatty() or _is_in_notebook()):
+            self._bar = _make_bar(total)
+        self._failed = 0
+        self._begun = self._told = time.monotonic()
+        self._before = None if self._bar is None else _stats()
+
+    def add(self, *, failed: bool) -> None:
+        """Count an item that is done."""
+        if self._bar is None:
+            return
+        self._failed += failed
+        self._bar.update()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Make the figures anew, if they are old."""
+        if self._bar is not None and time.monotonic() - self._told >= FIGURES_SECONDS:
+            self._told = time.monotonic()
+            self._bar.set_postfix(self._figures())
+
+    def close(self) -> None:
+        """Leave the bar as it is at the end; a second call does nothing."""
+        if self._bar is not None:
+            self._bar.set_postfix(self._figures())
+            self._bar.close()
+            self._bar = None
+
+    def _figures(self) -> dict[str, str]:
+        figures = {"failed": f"{self._failed:,}"}
+        now = _stats()
+        if self._before is None or now is None:
+            return figures
+        before = self._before
+        seconds = max(time.monotonic() - self._begun, 1e-3)
+        tokens = now.tokens_in + now.tokens_out - before.tokens_in - before.tokens_out
+        figures["retries"] = f"{now.retries - before.retries:,}"
+        figures["calls/s"] = f"{(now.answered - before.answered) / seconds:,.1f}"
+        figures["tokens"] = f"{tokens:,}"
+        if now.cost is not None:
+            figures["cost"] = f"US$ {now.cost - (before.cost or 0.0):,.4f}"
+        return figures
+
+
+def _make_bar(total: int | None) -> tqdm[Any]:
+    from tqdm.auto import tqdm
+
+    # Without tqdm's own thread, which wakes a bar that is not moved: `refresh` does.
+    kind = type("Bar", (tqdm,), {"monitor_interval": 0})
+    bar: tqdm[Any] = kind(total=total, unit="item", dynamic_ncols=True)
+    return bar
+
+
+def _stats() -> Any:
+    """Return what the registered engine tells of its calls; None if it tells nothing.
+
+    symbolicai is not imported for it: who has an engine has imported that.
+    """
+    functional = sys.modules.get("symai.functional")
+    if functional is None:
+        return None
+    stats = getattr(functional.EngineRepository.list().get("neurosymbolic"), "stats", None)
+    return stats() if callable(stats) else None
+
+
+def _is_in_notebook() -> bool:
+    ipython = sys.modules.get("IPython")
+    return ipython is not None and hasattr(ipython.get_ipython(), "kernel")

@@ -1,0 +1,589 @@
+"""`map` and `amap`: a symbolicai Expression over a dataset, many items at once.
+
+There is no scheduler and no barrier: each item goes through the whole expression by itself, in a
+worker's thread, and what its model calls wait for is the background loop's business. Here is the
+consumer's side: a thread for `map`, a coroutine for `amap`; the threads are in `workers.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import inspect
+import operator
+import os
+import threading
+import time
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+)
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar, overload
+
+from .batch import holding
+from .checkpoint import Checkpoint
+from .dataset import rows_of
+from .errors import ConfigurationError, MissingPackageError
+from .identity import identity_of, name_of
+from .progress import Progress
+from .service import GRACE_SECONDS, SLICE_SECONDS
+from .workers import Arrival, Job, Run
+
+__all__ = ["AsyncMap", "Failed", "Results", "amap", "map"]
+
+T = TypeVar("T")
+
+OnError = Literal["raise", "return"] | Callable[["Failed"], Any]
+Path = str | os.PathLike[str]
+
+STREAM_WINDOW = 2
+"""How many items for each worker are read whose values the consumer of a stream has not taken."""
+
+ORDERED_WINDOW = 16
+"""The same where values are streamed in the order of the items, and one that is slow holds up those
+that come after it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Failed:
+    """Stands in the place of an item's value when the item has failed.
+
+    Attributes:
+        index: The item's index in the dataset.
+        item: The item.
+        error: What the expression raised.
+    """
+
+    index: int
+    item: Any
+    error: BaseException
+
+
+class Results(list[Any]):
+    """The values of a run, in the order of the items.
+
+    Attributes:
+        failed: The items that failed, in their order, also where `on_error` gave a value for them.
+        indices: The item's index in the dataset of each value: all, unless the run was stopped.
+
+    Args:
+        values: The values by the items' indices.
+        failed: The failed items by their indices.
+        labels: The index that pandas has for the dataset, if it has one.
+    """
+
+    def __init__(
+        self,
+        values: dict[int, Any] | None = None,
+        failed: Iterable[Failed] = (),
+        labels: Any = None,
+    ) -> None:
+        values = values or {}
+        self.indices = sorted(values)
+        super().__init__(values[index] for index in self.indices)
+        self.failed = sorted(failed, key=operator.attrgetter("index"))
+        self._labels = labels
+
+    def to_pandas(self) -> Any:
+        """Return the values as a pandas Series, with the index of the dataset if it has one.
+
+        A `Failed` stays in it as it is: `series.map(lambda value: isinstance(value, Failed))`.
+
+        Raises:
+            MissingPackageError: pandas is not installed.
+        """
+        try:
+            pandas = importlib.import_module("pandas")
+        except ImportError as error:
+            raise MissingPackageError(
+                "to_pandas() needs pandas, which is not installed. Install it: pip install pandas."
+            ) from error
+        index = self.indices if self._labels is None else self._labels[self.indices]
+        series = pandas.Series(index=index, dtype=object)
+        for position, value in enumerate(self):  # each by itself: a list is a value, too
+            series.iat[position] = value
+        return series.infer_objects()
+
+
+@overload
+def map(  # noqa: A001 - what it does to a dataset, as the built-in to an iterable
+    expression: Callable[..., Any],
+    dataset: Any,
+    *,
+    workers: int = ...,
+    on_error: OnError = ...,
+    as_completed: Literal[False] = ...,
+    progress: bool = ...,
+    checkpoint: Path | None = ...,
+) -> Results: ...
+
+
+@overload
+def map(  # noqa: A001
+    expression: Callable[..., Any],
+    dataset: Any,
+    *,
+    workers: int = ...,
+    on_error: OnError = ...,
+    as_completed: Literal[True],
+    progress: bool = ...,
+    checkpoint: Path | None = ...,
+) -> Generator[tuple[int, Any]]: ...
+
+
+def map(  # noqa: A001
+    expression: Callable[..., Any],
+    dataset: Any,
+    *,
+    workers: int = 64,
+    on_error: OnError = "raise",
+    as_completed: bool = False,
+    progress: bool = False,
+    checkpoint: Path | None = None,
+) -> Results | Generator[tuple[int, Any]]:
+    """Run a symbolicai Expression over a dataset, with many items at once; blocks this thread.
+
+    Works with this package's engine and with any other that is registered, and with functions that
+    ask none. Each item is run in a thread, in a copy of the caller's context. Allowed in any
+    thread; in a coroutine use `amap`.
+
+    Args:
+        expression: Called with one item: an instance or a function, shared by all workers; or a
+            class of callable instances, such as an Expression, of which each worker builds one,
+            without arguments.
+        dataset: Any iterable, of any length or endless: it is read by one thread, an item at a time
+            and only when a worker is free for it. Also a pandas Series; a DataFrame or a mapping of
+            columns, whose items are rows as dictionaries; or a Symbol whose value is one of these.
+        workers: How many items are worked on at once, a thread each.
+        on_error: What an item that fails becomes: "raise" raises its error here, and cancels what
+            is in flight; "return" puts a `Failed` in the place of its value; a function is called
+            with the `Failed`, in this thread, and returns the value.
+        as_completed: Whether to return an iterator of `(index, value)`, in the order in which they
+            are done, which keeps nothing; it is run by its consumer, and stops when that does.
+        progress: Whether to show a bar on standard error, if that is a terminal or a notebook.
+        checkpoint: An SQLite file, in which values are kept as they come: a second run of the same
+            expression on the same items does only what is missing. Values that are not JSON are
+            kept by pickle: open only files that you trust.
+
+    Returns:
+        The values in the order of the items; or, with `as_completed`, an iterator.
+
+    Raises:
+        ConfigurationError: An argument is not as described above.
+        DatasetError: The dataset raised an error; what was read before has been worked on.
+        CheckpointError: The checkpoint can't be used, or is another job's.
+        BaseException: The error of an item, with "raise"; or what arrives in this thread, a
+            KeyboardInterrupt say. What is in flight is then cancelled, and what is done is in the
+            error's attribute `results`, as `Results`: with `as_completed` what was not taken yet.
+    """
+    plan = _plan(expression, dataset, workers, on_error, progress, checkpoint)
+    if as_completed:
+        return _stream(plan)
+    return _collect(plan)
+
+
+@overload
+def amap(
+    expression: Callable[..., Any],
+    dataset: Any,
+    *,
+    workers: int = ...,
+    on_error: OnError = ...,
+    as_completed: Literal[False] = ...,
+    progress: bool = ...,
+    checkpoint: Path | None = ...,
+) -> AsyncMap[Any]: ...
+
+
+@overload
+def amap(
+    expression: Callable[..., Any],
+    dataset: Any,
+    *,
+    workers: int = ...,
+    on_error: OnError = ...,
+    as_completed: Literal[True],
+    progress: bool = ...,
+    checkpoint: Path | None = ...,
+) -> AsyncMap[tuple[int, Any]]: ...
+
+
+def amap(
+    expression: Callable[..., Any],
+    dataset: Any,
+    *,
+    workers: int = 64,
+    on_error: OnError = "raise",
+    as_completed: bool = False,
+    progress: bool = False,
+    checkpoint: Path | None = None,
+) -> AsyncMap[Any]:
+    """Do what `map` does, for a coroutine, whose loop is never blocked.
+
+    To be awaited, for the `Results`; or iterated over by `async for`, for the values in the order
+    of the items, or with `as_completed` for `(index, value)`. Nothing runs before. To cancel the
+    coroutine cancels what is in flight. Expression and dataset run in threads, as with `map`; an
+    `on_error` function runs on the loop.
+
+    Args:
+        expression: As for `map`.
+        dataset: As for `map`.
+        workers: As for `map`.
+        on_error: As for `map`.
+        as_completed: As for `map`.
+        progress: As for `map`.
+        checkpoint: As for `map`.
+
+    Raises:
+        ConfigurationError: An argument is not as described.
+        BaseException: While it is awaited, as `map` does; an asyncio.CancelledError when the caller
+            is cancelled.
+    """
+    plan = _plan(expression, dataset, workers, on_error, progress, checkpoint)
+    return AsyncMap(plan, as_completed=as_completed)
+
+
+class AsyncMap(Generic[T]):
+    """A run over a dataset that a coroutine awaits or iterates over; made by `amap`."""
+
+    def __init__(self, plan: _Plan, *, as_completed: bool) -> None:
+        self._plan = plan
+        self._as_completed = as_completed
+
+    def __await__(self) -> Generator[Any, None, Results]:
+        if self._as_completed:
+            raise ConfigurationError(
+                "amap(..., as_completed=True) is a stream: iterate over it by `async for`, or "
+                "leave as_completed out to await all values in the order of the items."
+            )
+        return _collect_on_loop(self._plan).__await__()
+
+    def __aiter__(self) -> AsyncGenerator[T]:
+        stream: Any = _stream_on_loop if self._as_completed else _stream_in_order_on_loop
+        values: AsyncGenerator[T] = stream(self._plan)
+        return values
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What was asked for, looked over."""
+
+    job: Job
+    on_error: OnError
+    progress: bool
+
+
+def _plan(
+    expression: Any,
+    dataset: Any,
+    workers: Any,
+    on_error: Any,
+    progress: bool,
+    checkpoint: Any,
+) -> _Plan:
+    if not (on_error in ("raise", "return") if isinstance(on_error, str) else callable(on_error)):
+        raise ConfigurationError(
+            f"on_error={on_error!r} is neither 'raise' nor 'return' nor a function of a Failed."
+        )
+    build = _builder_of(expression)
+    rows = rows_of(dataset)
+    job = Job(build, rows, _checked_workers(workers), _opener_of(checkpoint, expression))
+    return _Plan(job, on_error, progress)
+
+
+def _builder_of(expression: Any) -> Callable[[], Callable[[Any], Any]]:
+    """Return what gives each worker its function."""
+    if not callable(expression):
+        raise ConfigurationError(
+            f"The expression is a {type(expression).__name__}, which can't be called. Give an "
+            "Expression (the class or an instance), or a function of one item."
+        )
+    is_class = isinstance(expression, type)
+    kind = expression if is_class else type(expression)
+    call = next((vars(base)["__call__"] for base in kind.__mro__ if "__call__" in vars(base)), None)
+    parts = (expression, call, getattr(expression, "forward", None))
+    if any(inspect.iscoroutinefunction(part) for part in parts):
+        raise ConfigurationError(
+            f"{name_of(expression)} is a coroutine function, and each item is run in a thread. "
+            "Give a plain function: the calls in it are made at once all the same."
+        )
+    return expression if is_class and call is not None else lambda: expression
+
+
+def _checked_workers(workers: Any) -> int:
+    try:
+        count = operator.index(workers)
+    except TypeError:
+        count = 0
+    if count < 1 or isinstance(workers, bool):
+        raise ConfigurationError(f"workers={workers!r} is not a whole number above 0.")
+    return count
+
+
+def _opener_of(path: Any, expression: Any) -> Callable[[], Checkpoint] | None:
+    if path is None:
+        return None
+    if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
+        raise ConfigurationError(f"checkpoint={path!r} is not the name of a file.")
+    return lambda: Checkpoint(path, identity_of(expression))
+
+
+class _Consumer:
+    """Takes what arrives of a run, in one thread or on one loop.
+
+    Attributes:
+        run: The run.
+        values: The values that are kept for their caller, by the items' indices.
+    """
+
+    def __init__(self, plan: _Plan, window: int | None, wake: Callable[[], None]) -> None:
+        self.run = Run(plan.job, window and window * plan.job.workers, wake)
+        self.values: dict[int, Any] = {}
+        self._plan = plan
+        self._failed: dict[int, Failed] = {}
+        self._stopped_by: int | None = None
+        self._progress = Progress(plan.job.rows.count, is_wanted=plan.progress)
+
+    @property
+    def is_over(self) -> bool:
+        return self.run.is_over and not self.run.arrived  # in this order
+
+    def accept(self) -> int:
+        """Take the value that arrived first, and return its index.
+
+        Raises:
+            BaseException: The item's error, if that is to end the run; or what the run ended with.
+        """
+        arrival = self.run.arrived[0]
+        if arrival.index is None:
+            raise self._error_of(arrival)
+        failed = arrival.error is not None
+        self.values[arrival.index] = self._value_in_place(arrival) if failed else arrival.value
+        self.run.arrived.popleft()  # only now: an interrupt in between loses nothing
+        self._progress.add(failed=failed)
+        return arrival.index
+
+    def hand_over(self, index: int) -> Any:
+        """Return a value that its caller takes now; it is kept until `forget`."""
+        self.run.taken()
+        return self.values[index]
+
+    def forget(self, index: int) -> None:
+        """Keep a value no longer."""
+        del self.values[index]
+
+    def look(self) -> None:
+        """Do what is to be done while nothing arrives."""
+        self._progress.refresh()
+
+    def results(self) -> Results:
+        """Return what is done and was not handed over."""
+        arrived = {
+            each.index: each.value
+            for each in [*self.run.arrived]
+            if each.index is not None and each.error is None
+        }
+        labels = self._plan.job.rows.labels
+        return Results(arrived | self.values, self._failed.values(), labels)
+
+    def stop(self, error: BaseException) -> None:
+        """Cancel the run because of an error, and put what is done on that."""
+        self.run.cancel()
+        if isinstance(error, GeneratorExit):  # the caller has stopped to take values
+            return
+        results = self.results()
+        with contextlib.suppress(Exception):  # it may be of a class that takes no attributes
+            error.results = results  # type: ignore[attr-defined]
+            where = "" if self._stopped_by is None else f"Raised for item {self._stopped_by}. "
+            kept = " and in the checkpoint" if self._plan.job.open_checkpoint else ""
+            error.add_note(
+                f"{where}gptx_async has stopped the run; the {len(results)} values that were done "
+                f"and not taken yet are in this error's attribute `results`{kept}."
+            )
+
+    def close(self) -> None:
+        """End the bar."""
+        self._progress.close()
+
+    def _value_in_place(self, arrival: Arrival) -> Any:
+        """Return what stands in the place of the value of an item that failed."""
+        if self._plan.on_error == "raise":
+            raise self._error_of(arrival)
+        assert arrival.index is not None
+        assert arrival.error is not None
+        failed = Failed(arrival.index, arrival.item, arrival.error)
+        self._failed[arrival.index] = failed
+        return self._plan.on_error(failed) if callable(self._plan.on_error) else failed
+
+    def _error_of(self, arrival: Arrival) -> BaseException:
+        self._stopped_by = arrival.index
+        assert arrival.error is not None
+        return arrival.error
+
+
+class _ThreadBell:
+    """Wakes the thread that waits for a run."""
+
+    def __init__(self) -> None:
+        self._rung = threading.Event()
+
+    def ring(self) -> None:
+        if not self._rung.is_set():
+            self._rung.set()
+
+    def wait(self) -> None:
+        """Wait until it was rung since the last time, or for a slice of time."""
+        self._rung.wait(SLICE_SECONDS)
+        self._rung.clear()
+
+
+class _LoopBell:
+    """Wakes the coroutine that waits for a run."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._rung: asyncio.Future[None] = self._loop.create_future()
+
+    def ring(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+            self._loop.call_soon_threadsafe(self._resolve)
+
+    async def wait(self, seconds: float = SLICE_SECONDS) -> None:
+        """Wait until it was rung since the last time, or for some seconds."""
+        await asyncio.wait([self._rung], timeout=seconds)
+        if self._rung.done():
+            self._rung = self._loop.create_future()
+
+    def _resolve(self) -> None:
+        if not self._rung.done():
+            self._rung.set_result(None)
+
+
+@contextlib.contextmanager
+def _consuming(plan: _Plan, window: int | None) -> Iterator[tuple[_Consumer, Callable[[], None]]]:
+    """Run a plan while the block takes its values; yields the consumer, and what waits for more."""
+    bell = _ThreadBell()
+    consumer = _Consumer(plan, window, bell.ring)
+
+    def wait() -> None:
+        with holding(consumer.run):
+            bell.wait()
+        consumer.look()
+
+    try:
+        consumer.run.start()
+        yield consumer, wait
+    except BaseException as error:
+        consumer.stop(error)
+        raise
+    finally:
+        consumer.run.join()
+        consumer.close()
+
+
+def _collect(plan: _Plan) -> Results:
+    with _consuming(plan, None) as (consumer, wait):
+        while not consumer.is_over:
+            if consumer.run.arrived:
+                consumer.accept()
+            else:
+                wait()
+        return consumer.results()
+
+
+def _stream(plan: _Plan) -> Generator[tuple[int, Any]]:
+    with _consuming(plan, STREAM_WINDOW) as (consumer, wait):
+        while not consumer.is_over:
+            if consumer.run.arrived:
+                index = consumer.accept()
+                yield index, consumer.hand_over(index)
+                consumer.forget(index)
+            else:
+                wait()
+
+
+@contextlib.asynccontextmanager
+async def _consuming_on_loop(
+    plan: _Plan, window: int | None
+) -> AsyncIterator[tuple[_Consumer, Callable[[], Awaitable[None]]]]:
+    """Do what `_consuming` does, on the caller's loop."""
+    bell = _LoopBell()
+    consumer = _Consumer(plan, window, bell.ring)
+
+    async def wait() -> None:
+        with holding(consumer.run):
+            await bell.wait()
+        consumer.look()
+
+    try:
+        consumer.run.start()
+        yield consumer, wait
+        await _until_over(consumer.run, bell)
+    except BaseException as error:
+        consumer.stop(error)
+        # Not at a GeneratorExit: the coroutine is thrown away, and can wait for nothing.
+        if not isinstance(error, GeneratorExit):
+            await _until_over(consumer.run, bell)
+        raise
+    finally:
+        _leave_on_loop(consumer.run)
+        consumer.close()
+
+
+async def _until_over(run: Run, bell: _LoopBell) -> None:
+    until = time.monotonic() + GRACE_SECONDS
+    while not run.is_over and (seconds := until - time.monotonic()) > 0:
+        await bell.wait(seconds)
+
+
+def _leave_on_loop(run: Run) -> None:
+    """Wait for the threads if they are at their very ends, else let another thread do it."""
+    if run.is_over:
+        run.join()
+    else:
+        threading.Thread(target=run.join, name="gptx_async-map-end", daemon=True).start()
+
+
+async def _collect_on_loop(plan: _Plan) -> Results:
+    async with _consuming_on_loop(plan, None) as (consumer, wait):
+        while not consumer.is_over:
+            if consumer.run.arrived:
+                consumer.accept()
+                await asyncio.sleep(0)  # the loop goes on, however many there are
+            else:
+                await wait()
+        return consumer.results()
+
+
+async def _stream_on_loop(plan: _Plan) -> AsyncGenerator[tuple[int, Any]]:
+    async with _consuming_on_loop(plan, STREAM_WINDOW) as (consumer, wait):
+        while not consumer.is_over:
+            if consumer.run.arrived:
+                index = consumer.accept()
+                await asyncio.sleep(0)
+                yield index, consumer.hand_over(index)
+                consumer.forget(index)
+            else:
+                await wait()
+
+
+async def _stream_in_order_on_loop(plan: _Plan) -> AsyncGenerator[Any]:
+    index = 0
+    async with _consuming_on_loop(plan, ORDERED_WINDOW) as (consumer, wait):
+        while not consumer.is_over:
+            if consumer.run.arrived:
+                consumer.accept()
+                await asyncio.sleep(0)
+            else:
+                await wait()
+            while index in consumer.values:
+                yield consumer.hand_over(index)
+                consumer.forget(index)
+                index += 1

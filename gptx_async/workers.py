@@ -1,0 +1,307 @@
+"""The threads of one run over a dataset: one that reads it, and workers that run the expression.
+
+A thread for each worker, so that code which blocks or keeps things in thread-locals does what it
+does alone. The dataset is read by one thread only, which also opens and closes the checkpoint, so
+that nothing here blocks whoever takes the values: a thread, or a coroutine on a loop.
+
+In the order of an item's way: `_feed` reads it when a worker is free for it, or finds its value in
+the checkpoint; `_work_on` runs the expression and keeps the value; `arrived` has what became of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import itertools
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from .batch import CancelScope
+from .checkpoint import Checkpoint, CheckpointValueError
+from .dataset import Rows
+from .errors import CheckpointError, ConfigurationError, DatasetError, RunCancelledError
+from .service import GRACE_SECONDS
+
+__all__ = ["Arrival", "Job", "Run"]
+
+Function = Callable[[Any], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What is to be run.
+
+    Attributes:
+        build: Called in each worker once, for the function that it runs for its items.
+        rows: The dataset.
+        workers: How many items are worked on at once.
+        open_checkpoint: Opens the checkpoint, if there is to be one.
+    """
+
+    build: Callable[[], Function]
+    rows: Rows
+    workers: int
+    open_checkpoint: Callable[[], Checkpoint] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """What became of an item, or of the run.
+
+    Attributes:
+        index: The item's index in the dataset; None if this is the end of the run.
+        value: What the expression returned.
+        item: The item, if it failed.
+        error: What it failed with, or what the run ended with.
+        was_kept: Whether the value is from the checkpoint.
+    """
+
+    index: int | None
+    value: Any = None
+    item: Any = None
+    error: BaseException | None = None
+    was_kept: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """An item on its way to a worker; the digest is the checkpoint's."""
+
+    index: int
+    item: Any
+    digest: str | None
+
+
+class Run:
+    """One run, from `start` to `stop`; of one use.
+
+    Attributes:
+        arrived: What became of items, in the order of its coming; taken from the left by one
+            consumer, which then calls `taken`.
+        is_over: Whether all threads have done their work: nothing more arrives.
+
+    Args:
+        job: What is to be run, in copies of the context of the thread that makes the run.
+        window: How many items are read whose values are not taken yet; None for any number.
+        wake: Called in any thread when something has arrived, or the run is over.
+    """
+
+    def __init__(self, job: Job, window: int | None, wake: Callable[[], None]) -> None:
+        self.arrived: deque[Arrival] = deque()
+        self.is_over = False
+        self._job = job
+        self._wake = wake
+        self._context = contextvars.copy_context()
+        self._scope = CancelScope()
+        self._is_cancelled = False
+        self._free_workers = threading.Semaphore(job.workers)
+        self._window = None if window is None else threading.Semaphore(window)
+        self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
+        self._name = f"gptx_async-map-{next(_numbers)}"
+        self._workers: list[threading.Thread] = []
+        self._idle = 0
+        self._idle_lock = threading.Lock()
+        self._checkpoint: Checkpoint | None = None
+        self._reader = threading.Thread(target=self._read, name=self._name, daemon=True)
+
+    def start(self) -> None:
+        """Start to read and to work.
+
+        Raises:
+            ConfigurationError: There can be no more threads.
+        """
+        _start(self._reader)
+
+    def taken(self) -> None:
+        """Tell that a value has left the window. Allowed in any thread."""
+        if self._window is not None:
+            self._window.release()
+
+    def cancel(self) -> None:
+        """Cancel what is in flight and begin nothing more; does not wait. Allowed in any thread."""
+        self._is_cancelled = True
+        self._scope.cancel()
+        self._free_workers.release()  # the reader may wait for either
+        self.taken()
+        for _ in range(self._job.workers):
+            self._tasks.put(None)
+        self._wake()
+
+    def join(self, seconds: float = GRACE_SECONDS) -> None:
+        """Wait for the threads, which are over or cancelled.
+
+        One that runs code which does not end is left behind: it is a daemon, and ends with its
+        item. The checkpoint is closed in any case.
+
+        Args:
+            seconds: How long to wait at most.
+        """
+        until = time.monotonic() + seconds
+        for thread in [*self._workers, self._reader]:  # in the order of their ends
+            if thread.ident is not None:
+                thread.join(max(0.0, until - time.monotonic()))
+        self.close()
+
+    def close(self) -> None:
+        """Close the checkpoint, if there is one; what is still running keeps nothing more."""
+        if self._checkpoint is not None:
+            self._checkpoint.close()
+
+    def _read(self) -> None:
+        """Read the dataset, in a thread of its own, until its end or that of the run."""
+        error: BaseException | None = None
+        try:
+            self._context.run(self._scope.run, Run._feed, self)
+        except RunCancelledError:
+            pass
+        except BaseException as failure:  # the consumer raises it
+            error = failure
+        # What is in flight ends by itself, if the run is not cancelled: it did nothing wrong.
+        for _ in self._workers:
+            self._tasks.put(None)
+        for worker in self._workers:
+            worker.join()
+        with contextlib.suppress(CheckpointError):  # nothing is lost by that: all is committed
+            self.close()
+        if error is not None:
+            self._end(error)
+        self.is_over = True
+        self._wake()
+
+    def _feed(self) -> None:
+        if self._job.open_checkpoint is not None:
+            self._checkpoint = self._job.open_checkpoint()
+        index = 0
+        with _told_as_of_the_dataset(index):
+            iterator = iter(self._job.rows.items)
+        while self._wait_for_room():
+            with _told_as_of_the_dataset(index):
+                item = next(iterator, _NO_MORE)
+            if item is _NO_MORE:
+                return
+            self._give(index, item)
+            del item  # not to be held while the next one is waited for
+            index += 1
+
+    def _wait_for_room(self) -> bool:
+        """Wait until an item may be read; False if the run is cancelled."""
+        if self._window is not None:
+            self._window.acquire()
+        self._free_workers.acquire()
+        return not self._is_cancelled
+
+    def _give(self, index: int, item: Any) -> None:
+        """Give an item to a worker, if its value is not in the checkpoint."""
+        digest: str | None = None
+        if self._checkpoint is not None:
+            digest = self._checkpoint.digest(index, item)
+            kept = self._checkpoint.find(index, digest)
+            if kept is not None:
+                self._free_workers.release()
+                self._arrive(Arrival(index, kept.value, was_kept=True))
+                return
+        self._find_worker()
+        self._tasks.put(_Task(index, item, digest))
+
+    def _find_worker(self) -> None:
+        """Claim a worker that is idle, or start one: there are as many as were ever needed."""
+        with self._idle_lock:
+            if self._idle:
+                self._idle -= 1
+                return
+        number = len(self._workers) + 1
+        worker = threading.Thread(
+            target=self._work, name=f"{self._name}-worker-{number}", daemon=True
+        )
+        _start(worker)
+        self._workers.append(worker)
+
+    def _work(self) -> None:
+        """Build the function and run it for one item after the other, in a worker's thread."""
+        try:
+            function = self._context.copy().run(self._scope.run, _build, self._job.build)
+            while (task := self._tasks.get()) is not None and not self._is_cancelled:
+                self._arrive(self._work_on(function, task))
+                del task  # not to be held while the next one is waited for
+                with self._idle_lock:
+                    self._idle += 1
+                self._free_workers.release()
+        except RunCancelledError:
+            return
+        except BaseException as error:
+            self._end(error)
+
+    def _work_on(self, function: Function, task: _Task) -> Arrival:
+        """Run the function for an item; what is no `Exception` of the item's own ends the run."""
+        value, error = _try(self._context.copy(), self._scope, function, task.item)
+        if error is None and self._checkpoint is not None and task.digest is not None:
+            try:
+                self._checkpoint.keep(task.index, task.digest, value)
+            except CheckpointValueError as refused:
+                value, error = None, refused
+        if error is None:
+            return Arrival(task.index, value)
+        return Arrival(task.index, item=task.item, error=error)
+
+    def _arrive(self, arrival: Arrival) -> None:
+        self.arrived.append(arrival)
+        self._wake()
+
+    def _end(self, error: BaseException) -> None:
+        self._arrive(Arrival(None, error=error))
+
+
+@contextlib.contextmanager
+def _told_as_of_the_dataset(index: int) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise DatasetError(
+            f"The dataset raised {type(error).__name__} in the place of item {index}. Mend it, or "
+            "let it leave that item out."
+        ) from error
+
+
+def _build(build: Callable[[], Function]) -> Function:
+    try:
+        return build()
+    except Exception as error:
+        error.add_note(
+            "Raised as gptx_async.map built the expression's class, once in each worker and "
+            "without arguments. Give an instance, or a function that builds one."
+        )
+        raise
+
+
+def _try(
+    context: contextvars.Context, scope: CancelScope, function: Function, item: Any
+) -> tuple[Any, BaseException | None]:
+    """Run the function for an item, and return its value, or the error.
+
+    asyncio's CancelledError is one, too: of a loop that the function runs, not of this run. And a
+    function of its own, for an error's traceback holds this frame: who keeps the error is not to
+    keep the run.
+    """
+    try:
+        return context.run(scope.run, function, item), None
+    except (Exception, asyncio.CancelledError) as error:
+        return None, error
+
+
+def _start(thread: threading.Thread) -> None:
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise ConfigurationError(
+            f"The thread {thread.name} could not be started ({error}). Ask for fewer workers."
+        ) from error
+
+
+_NO_MORE = object()
+_numbers = itertools.count(1)
