@@ -80,7 +80,8 @@ def _is_a(value: object, module: str, name: str) -> bool:
 
 def _length_of_columns(columns: Mapping[Any, Any]) -> int:
     for name, column in columns.items():
-        if isinstance(column, (str, bytes, Mapping)) or not isinstance(column, Sized):
+        is_table = isinstance(column, Mapping) or hasattr(column, "column_names")
+        if is_table or isinstance(column, (str, bytes)) or not isinstance(column, Sized):
             raise ConfigurationError(
                 f"A mapping is taken as columns, each a sequence of values; {name!r} is a "
                 f"{type(column).__name__}. Give a list of rows, [row], or one split of a dataset."

@@ -8,6 +8,7 @@ from symai.backend.engines.neurosymbolic import ENGINE_MAPPING
 from symai.components import DynamicEngine
 
 from .engine import AsyncBatchEngine
+from .offline import provide_vocabularies
 from .options import EngineOptions
 from .providers import client_options, engine_class_of
 
@@ -34,7 +35,12 @@ class AsyncDynamicEngine(DynamicEngine):  # type: ignore[misc] # symbolicai ship
         super().__init__(model, api_key, **client_options(client_timeout, client_max_retries))
         self._engine_options = options
 
+    def __enter__(self) -> AsyncBatchEngine:
+        engine: AsyncBatchEngine = super().__enter__()
+        return engine
+
     def _create_engine_instance(self) -> AsyncBatchEngine:
+        provide_vocabularies()
         return AsyncBatchEngine(super()._create_engine_instance(), **self._engine_options)
 
 
@@ -64,8 +70,8 @@ def dynamic_engine(
 
     Raises:
         UnsupportedClientError: The engine for the model cannot be asynchronous.
-        ConfigurationError: The engine for the model does not take it for its own, or an option is
-            wrong.
+        ConfigurationError: The engine for the model does not take it for its own; or an option is
+            wrong, which is seen when the block is entered at the latest.
         ValueError: When the block is entered, as `DynamicEngine` does: no engine is for the model.
     """
     return AsyncDynamicEngine(

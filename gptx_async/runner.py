@@ -378,6 +378,7 @@ class _Consumer:
     def forget(self, index: int) -> None:
         """Keep a value no longer."""
         del self.values[index]
+        self._failed.pop(index, None)
 
     def look(self) -> None:
         """Do what is to be done while nothing arrives."""
@@ -393,10 +394,9 @@ class _Consumer:
         labels = self._plan.job.rows.labels
         return Results(arrived | self.values, self._failed.values(), labels)
 
-    def stop(self, error: BaseException) -> None:
-        """Cancel the run because of an error, and put what is done on that."""
-        self.run.cancel()
-        if isinstance(error, GeneratorExit):  # the caller has stopped to take values
+    def tell(self, error: BaseException) -> None:
+        """Put what is done on the error that has stopped the run."""
+        if isinstance(error, GeneratorExit):  # nobody sees it: the caller takes no more values
             return
         results = self.results()
         with contextlib.suppress(Exception):  # it may be of a class that takes no attributes
@@ -481,7 +481,11 @@ def _consuming(plan: _Plan, window: int | None) -> Iterator[tuple[_Consumer, Cal
         consumer.run.start()
         yield consumer, wait
     except BaseException as error:
-        consumer.stop(error)
+        consumer.run.cancel()
+        try:
+            consumer.run.join()  # first, for what ends now is done as well
+        finally:
+            consumer.tell(error)
         raise
     finally:
         consumer.run.join()
@@ -526,11 +530,15 @@ async def _consuming_on_loop(
         consumer.run.start()
         yield consumer, wait
         await _until_over(consumer.run, bell)
+    except GeneratorExit:  # the coroutine is thrown away, and can wait for nothing
+        consumer.run.cancel()
+        raise
     except BaseException as error:
-        consumer.stop(error)
-        # Not at a GeneratorExit: the coroutine is thrown away, and can wait for nothing.
-        if not isinstance(error, GeneratorExit):
+        consumer.run.cancel()
+        try:
             await _until_over(consumer.run, bell)
+        finally:
+            consumer.tell(error)
         raise
     finally:
         _leave_on_loop(consumer.run)

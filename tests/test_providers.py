@@ -12,6 +12,7 @@ import pickle
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -415,6 +416,14 @@ def test_an_unknown_model_is_told_as_by_symbolicai(installed: Any) -> None:
         said.append((type(caught.value), str(caught.value)))
     assert said[0] == said[1]
     assert ask() == "a by gpt-4o-mini"
+
+
+def test_a_block_finds_its_vocabulary_where_there_is_no_way_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
+    with gptx_async.dynamic_engine("gpt-4o", KEY):
+        assert len([*tmp_path.iterdir()]) == 2
 
 
 def test_a_block_is_a_dynamic_engine(fake_openai: FakeOpenAI) -> None:

@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import nbclient
+import nbformat
 import pandas
 import pytest
 from child import run_child
@@ -499,6 +501,37 @@ def test_a_stop_iteration_of_an_expression_ends_no_stream() -> None:
     assert isinstance(failed.error, StopIteration)
 
 
+def test_a_stream_keeps_no_failed_items() -> None:
+    class Item:
+        """Can be weakly referred to."""
+
+    items = (Item() for _ in range(20))
+    stream = gptx_async.map(int, items, workers=1, on_error="return", as_completed=True)
+    _, failed = next(stream)
+    assert isinstance(failed, Failed)
+    seen = weakref.ref(failed.item)
+    del failed
+    next(stream)
+    gc.collect()
+    assert seen() is None
+    stream.close()
+
+
+def test_what_ends_while_a_run_is_stopped_is_done_as_well(in_thread: InThread) -> None:
+    gates = Gates()
+
+    def fail_or_wait(item: int) -> int:
+        if item == 0:
+            gates.wait_until(begun=1)
+            in_thread(gates.open, 1)
+            raise ValueError("the first")
+        return int(gates(item))
+
+    with pytest.raises(ValueError, match="the first") as raised:
+        gptx_async.map(fail_or_wait, [0, 1], workers=2)
+    assert raised.value.results == [1]  # type: ignore[attr-defined]
+
+
 def test_an_error_that_is_kept_keeps_nothing_of_the_dataset() -> None:
     class Item:
         """Can be weakly referred to."""
@@ -693,6 +726,12 @@ class Sequence:
         return index % 3
 
 
+class Split(Sequence):
+    """As of Hugging Face: several are in a mapping that is no table."""
+
+    column_names = ("a",)
+
+
 ROWS = [{"text": "a", "number": 1}, {"text": "b", "number": 2}]
 
 
@@ -736,6 +775,7 @@ def test_symbols_are_items_and_values(engine: AsyncGPTXBatchEngine) -> None:
         ((double, {"a": [1], "b": [1, 2]}), "not of one length"),
         ((double, {"a": "text"}), "'a' is a str"),
         ((double, {"train": {"a": [1]}}), "one split"),
+        ((double, {"train": Split()}), "one split"),
         ((double, [1], {"workers": 0}), "workers=0"),
         ((double, [1], {"workers": -1}), "workers=-1"),
         ((double, [1], {"workers": 1.5}), "workers=1.5"),
@@ -921,6 +961,17 @@ def test_there_is_no_bar_where_there_is_no_terminal() -> None:
     completed = run_child(program)
     assert (completed.stdout, completed.stderr) == ("[1, 2]\n", "")
     shown = in_pseudo_terminal(program)  # where there is, but no engine that tells anything
+    assert "2/2" in shown
+    assert "failed=0" in shown
+
+
+def test_there_is_a_bar_in_a_notebook() -> None:
+    """Without ipywidgets it is one of text; the kernel's standard error is no terminal."""
+    cell = "import gptx_async; gptx_async.map(abs, [-1, 2], progress=True)"
+    cells = [nbformat.v4.new_code_cell(cell)]  # type: ignore[no-untyped-call]
+    notebook = nbformat.v4.new_notebook(cells=cells)  # type: ignore[no-untyped-call]
+    nbclient.NotebookClient(notebook, timeout=50).execute()
+    shown = "".join(str(output) for output in notebook.cells[0].outputs)
     assert "2/2" in shown
     assert "failed=0" in shown
 

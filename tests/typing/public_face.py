@@ -18,6 +18,8 @@ def engines() -> None:
     assert_type(AsyncGPTXBatchEngine.from_config(client_timeout=1.0), AsyncGPTXBatchEngine)
     dynamic = gptx_async.dynamic_engine("o3-mini", "sk-key", client_max_retries=1, deadline=60.0)
     assert_type(dynamic, gptx_async.AsyncDynamicEngine)
+    with dynamic as within:
+        assert_type(within, AsyncBatchEngine)
     engine = AsyncGPTXBatchEngine("sk-key", "gpt-4o-mini", client_timeout=1.0, window=10)
     assert_type(engine.id(), str)
     assert_type(engine.executor_callback, Callable[[Any], tuple[list[Any], dict[str, Any]]])
