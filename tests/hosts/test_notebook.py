@@ -115,13 +115,22 @@ def test_the_notebook_runs_from_its_first_cell_to_its_last(fake_openai: FakeOpen
     fake_openai.reply = summary
     notebook = read_notebook()
     nbclient.NotebookClient(notebook, timeout=int(SECONDS)).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     shown = [
         ast.literal_eval(output.data["text/plain"])
-        for cell in notebook.cells
-        for output in cell.get("outputs", [])
+        for output in outputs
+        if output.output_type == "execute_result"
     ]
-    assert shown == ["summary of greenlet", SUMMARIES, [], SUMMARIES]
-    assert len(fake_openai.requests) == 41
+    keywords = ["summary of text number"] * 20
+    assert [*shown[:4], [each[:22] for each in shown[4]]] == [
+        *("summary of greenlet", SUMMARIES, [], SUMMARIES),
+        keywords,
+    ]
+    assert len(fake_openai.requests) == 81
+    [plot] = [output for output in outputs if "image/png" in output.get("data", {})]
+    assert len(plot.data["image/png"]) > 1_000
+    told = "".join(output.text for output in outputs if output.output_type == "stream")
+    assert "answered" in told
 
 
 @pytest.mark.parametrize(
