@@ -393,14 +393,18 @@ class CancelScope:
 
         Raises:
             RunCancelledError: The scope was cancelled while the function waited for a call, or
-                before it made one.
+                before it made one; also when the function has caught that.
             BaseException: Whatever the function raises.
         """
-        token = _scope.set(self)
+        inside = _InScope(self)
+        token = _in_scope.set(inside)
         try:
-            return function(argument)
+            value = function(argument)
         finally:
-            _scope.reset(token)
+            _in_scope.reset(token)
+        if inside.was_refused:  # what it made of that is not what it was asked for
+            raise _run_cancelled()
+        return value
 
     def cancel(self) -> None:
         """Cancel what is waited for, now and from now on; does not wait for its end."""
@@ -410,24 +414,47 @@ class CancelScope:
         for each in reversed(held):  # the last first, as in Batch._cancel
             each.cancel()
 
-    @contextlib.contextmanager
-    def _hold(self, cancellable: Cancellable) -> Iterator[None]:
+    def _add(self, cancellable: Cancellable) -> bool:
+        """Hold what is waited for; False if the scope is cancelled."""
         with self._lock:
-            self._check()
-            self._held[cancellable] = None
+            if not self._is_cancelled:
+                self._held[cancellable] = None
+            return not self._is_cancelled
+
+    def _remove(self, cancellable: Cancellable) -> bool:
+        """Hold it no longer; False if the scope is cancelled."""
+        with self._lock:
+            self._held.pop(cancellable, None)
+            return not self._is_cancelled
+
+
+class _InScope:
+    """One function that runs in a scope."""
+
+    def __init__(self, scope: CancelScope) -> None:
+        self._scope = scope
+        self.was_refused = False
+
+    @contextlib.contextmanager
+    def hold(self, cancellable: Cancellable) -> Iterator[None]:
+        self._check(goes_on=self._scope._add(cancellable))
         try:
             yield
         finally:
-            with self._lock:
-                self._held.pop(cancellable, None)
-        self._check()
+            goes_on = self._scope._remove(cancellable)
+        self._check(goes_on=goes_on)
 
-    def _check(self) -> None:
-        if self._is_cancelled:
-            raise errors.RunCancelledError(
-                "The run that this code is part of was stopped: its model calls are cancelled, and "
-                "no more are made. Let this error pass."
-            )
+    def _check(self, *, goes_on: bool) -> None:
+        if not goes_on:
+            self.was_refused = True
+            raise _run_cancelled()
+
+
+def _run_cancelled() -> errors.RunCancelledError:
+    return errors.RunCancelledError(
+        "The run that this code is part of was stopped: its model calls are cancelled, and no more "
+        "are made. Let this error pass."
+    )
 
 
 def holding(cancellable: Cancellable) -> contextlib.AbstractContextManager[None]:
@@ -439,8 +466,8 @@ def holding(cancellable: Cancellable) -> contextlib.AbstractContextManager[None]
     Raises:
         RunCancelledError: On entry or exit of the block: the scope is cancelled.
     """
-    scope = _scope.get()
-    return _NO_SCOPE if scope is None else scope._hold(cancellable)
+    inside = _in_scope.get()
+    return _NO_SCOPE if inside is None else inside.hold(cancellable)
 
 
 def wait_for(call: Call[T]) -> T:
@@ -562,7 +589,7 @@ def _resolve(future: asyncio.Future[None]) -> None:
 
 
 _has_warned = False
-_scope: contextvars.ContextVar[CancelScope | None] = contextvars.ContextVar(
+_in_scope: contextvars.ContextVar[_InScope | None] = contextvars.ContextVar(
     "gptx_async_cancel_scope", default=None
 )
 _NO_SCOPE = contextlib.nullcontext()

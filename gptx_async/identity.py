@@ -25,7 +25,7 @@ _NAMED = (type, types.FunctionType, types.BuiltinFunctionType, types.ModuleType)
 _WORDS = {
     "expression": "its expression is {there}, not {here}",
     "model": "its model is {there}, not {here}",
-    "source": "the source of the expression is another",
+    "source": "the source of the expression differs",
 }
 """How a part that differs is told; any other is a value that the expression uses, by its name."""
 
@@ -55,9 +55,7 @@ def differences(there: Mapping[str, str], here: Mapping[str, str]) -> list[str]:
     What only one of them has, for it was not known when the other was made, is no difference.
     """
     return [
-        _WORDS.get(part, "its {part} is another").format(
-            part=part, there=there[part], here=here[part]
-        )
+        _WORDS.get(part, "{part} differs").format(part=part, there=there[part], here=here[part])
         for part in there
         if part in here and there[part] != here[part]
     ]

@@ -473,13 +473,13 @@ def _consuming(plan: _Plan, window: int | None) -> Iterator[tuple[_Consumer, Cal
     consumer = _Consumer(plan, window, bell.ring)
 
     def wait() -> None:
-        with holding(consumer.run):
-            bell.wait()
+        bell.wait()
         consumer.look()
 
     try:
-        consumer.run.start()
-        yield consumer, wait
+        with holding(consumer.run):  # it may be part of another run's item
+            consumer.run.start()
+            yield consumer, wait
     except BaseException as error:
         consumer.run.cancel()
         try:
@@ -522,13 +522,13 @@ async def _consuming_on_loop(
     consumer = _Consumer(plan, window, bell.ring)
 
     async def wait() -> None:
-        with holding(consumer.run):
-            await bell.wait()
+        await bell.wait()
         consumer.look()
 
     try:
-        consumer.run.start()
-        yield consumer, wait
+        with holding(consumer.run):
+            consumer.run.start()
+            yield consumer, wait
         await _until_over(consumer.run, bell)
     except GeneratorExit:  # the coroutine is thrown away, and can wait for nothing
         consumer.run.cancel()

@@ -59,14 +59,12 @@ class Arrival:
         value: What the expression returned.
         item: The item, if it failed.
         error: What it failed with, or what the run ended with.
-        was_kept: Whether the value is from the checkpoint.
     """
 
     index: int | None
     value: Any = None
     item: Any = None
     error: BaseException | None = None
-    was_kept: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +77,7 @@ class _Task:
 
 
 class Run:
-    """One run, from `start` to `stop`; of one use.
+    """One run, from `start` to `join`; of one use.
 
     Attributes:
         arrived: What became of items, in the order of its coming; taken from the left by one
@@ -158,8 +156,6 @@ class Run:
         error: BaseException | None = None
         try:
             self._context.run(self._scope.run, Run._feed, self)
-        except RunCancelledError:
-            pass
         except BaseException as failure:  # the consumer raises it
             error = failure
         # What is in flight ends by itself, if the run is not cancelled: it did nothing wrong.
@@ -180,7 +176,8 @@ class Run:
         index = 0
         with _told_as_of_the_dataset(index):
             iterator = iter(self._job.rows.items)
-        while self._wait_for_room():
+        while True:
+            self._wait_for_room()
             with _told_as_of_the_dataset(index):
                 item = next(iterator, _NO_MORE)
             if item is _NO_MORE:
@@ -189,12 +186,17 @@ class Run:
             del item  # not to be held while the next one is waited for
             index += 1
 
-    def _wait_for_room(self) -> bool:
-        """Wait until an item may be read; False if the run is cancelled."""
+    def _wait_for_room(self) -> None:
+        """Wait until an item may be read.
+
+        Raises:
+            RunCancelledError: The run is cancelled: what its consumer has is not all.
+        """
         if self._window is not None:
             self._window.acquire()
         self._free_workers.acquire()
-        return not self._is_cancelled
+        if self._is_cancelled:
+            raise RunCancelledError("The run was stopped, by the one that it is part of.")
 
     def _give(self, index: int, item: Any) -> None:
         """Give an item to a worker, if its value is not in the checkpoint."""
@@ -204,7 +206,7 @@ class Run:
             kept = self._checkpoint.find(index, digest)
             if kept is not None:
                 self._free_workers.release()
-                self._arrive(Arrival(index, kept.value, was_kept=True))
+                self._arrive(Arrival(index, kept.value))
                 return
         self._find_worker()
         self._tasks.put(_Task(index, item, digest))
@@ -232,8 +234,6 @@ class Run:
                 with self._idle_lock:
                     self._idle += 1
                 self._free_workers.release()
-        except RunCancelledError:
-            return
         except BaseException as error:
             self._end(error)
 

@@ -29,7 +29,7 @@ from test_engine import echo, user_text
 import gptx_async
 from gptx_async import Failed
 from gptx_async.checkpoint import Checkpoint
-from gptx_async.errors import CheckpointError
+from gptx_async.errors import CheckpointError, RunCancelledError
 from gptx_async.identity import digest_of, identity_of
 from gptx_async.testing import FakeOpenAI
 
@@ -189,6 +189,45 @@ def test_failed_items_are_tried_again(path: Path) -> None:
     assert gptx_async.map(divide, [0, 1], checkpoint=path) == [0, 1]
 
 
+def test_what_is_made_of_a_cancelled_call_is_not_kept(fake_openai: FakeOpenAI, path: Path) -> None:
+    """An item that catches everything, and one whose inner run was stopped in the middle."""
+    fake_openai.latency = lambda request: 0.0 if user_text(request.body) == "fast" else 60.0
+    waits, cancelled = threading.Event(), threading.Event()
+    inner_ended_with: list[type[BaseException]] = []
+
+    def wait(failed: Failed) -> int:
+        waits.set()
+        assert cancelled.wait(30)
+        return 0
+
+    def work(item: str) -> Any:
+        if item == "inner":
+            try:
+                return gptx_async.map(int, ["a", "b", "c"], workers=1, on_error=wait)
+            except BaseException as error:
+                inner_ended_with.append(type(error))
+                raise
+        try:
+            return str(Symbol(item).query("Answer."))
+        except BaseException:
+            cancelled.set()
+            return "n/a"
+
+    gptx_async.install("sk-key", "gpt-4o-mini")
+    try:
+        items = ["fast", "slow", "inner"]
+        stream = gptx_async.map(work, items, workers=3, checkpoint=path, as_completed=True)
+        assert next(stream)[0] == 0
+        fake_openai.wait_for(lambda server: server.in_flight == 1)
+        assert waits.wait(30)
+        stream.close()
+    finally:
+        gptx_async.uninstall()
+    assert cancelled.is_set()
+    assert inner_ended_with == [RunCancelledError]
+    assert {*kept_in(path)} == {0}
+
+
 class OnlyWritten:
     """Can be pickled, and not unpickled."""
 
@@ -266,14 +305,14 @@ class Translate(Summarise):
     ("there", "here", "message"),
     [
         (other, prompts, "its expression is test_checkpoint.other, not test_checkpoint.prompts"),
-        (Summarise(5), Summarise(6), "its attribute 'words' is another"),
+        (Summarise(5), Summarise(6), "attribute 'words' differs"),
         (Summarise(5), Translate(5), "not test_checkpoint.Translate"),
-        (Summarise(5).forward, Summarise(6).forward, "its attribute 'words' is another"),
-        (make_closure("a"), make_closure("b"), "its variable 'text' of .* is another"),
+        (Summarise(5).forward, Summarise(6).forward, "attribute 'words' differs"),
+        (make_closure("a"), make_closure("b"), "variable 'text' of .* differs"),
         (
             functools.partial(with_default, extra="a"),
             functools.partial(with_default, extra="b"),
-            "its arguments of the partial is another",
+            "arguments of the partial differs",
         ),
         (int, str, "its expression is builtins.int, not builtins.str"),
     ],
@@ -323,7 +362,7 @@ def test_a_source_that_has_changed_is_another_job(path: Path, tmp_path: Path) ->
 
     function = "def add(item):\n    return item + {}\n"
     assert run("add", function.format(1)) == "[2]\n"
-    assert "the source of the expression is another" in run("add", function.format(2))
+    assert "the source of the expression differs" in run("add", function.format(2))
     assert run("add", function.format(1)) == "[2]\n"
     classes = """
     class Base:
@@ -333,7 +372,7 @@ def test_a_source_that_has_changed_is_another_job(path: Path, tmp_path: Path) ->
         pass
     """
     assert run("Child", classes.format(3)) == "[3]\n"
-    assert "the source of the expression is another" in run("Child", classes.format(4))
+    assert "the source of the expression differs" in run("Child", classes.format(4))
 
 
 def test_another_model_is_another_job(fake_openai: FakeOpenAI, path: Path) -> None:
@@ -477,7 +516,7 @@ def test_nothing_is_kept_after_a_write_that_failed(path: Path) -> None:
     program = """
     import resource, signal, sys
     from gptx_async.checkpoint import Checkpoint
-    from gptx_async.errors import CheckpointError
+    from gptx_async.errors import CheckpointError, RunCancelledError
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
     checkpoint = Checkpoint(sys.argv[1], {})
