@@ -151,7 +151,7 @@ def test_an_interrupt_takes_a_batchs_requests_back_and_the_next_cell_is_answered
     reply = kernel.reply_to(cell_id)  # while the server still holds all of them
     assert (reply["status"], reply["ename"]) == ("error", raised)
     fake_openai.release()
-    query = f"answer = {cell_with('.query(')}"
+    query = f"answer = {cell_with('in five words')}"
     assert kernel.run(query, "answer") == "'summary of greenlet'"
     answers = kernel.run(cell_with(code), "[output[0] for output in outputs]")
     assert ast.literal_eval(answers) == SUMMARIES
