@@ -7,6 +7,7 @@ subcommand needs is imported when it runs, for symbolicai takes seconds and `--h
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import sys
 from collections.abc import Sequence
@@ -41,7 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: By argparse: after `--help` and `--version`, and for arguments it can't parse.
     """
-    options = _parser().parse_args(argv)
+    parser = _parser()
+    options, rest = parser.parse_known_args(argv)
+    if rest and not hasattr(options, "arguments"):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    options.arguments = rest
     try:
         exit_code: int = options.run(options)
     except KeyboardInterrupt:
@@ -61,9 +66,195 @@ def _parser() -> argparse.ArgumentParser:
     subcommands = parser.add_subparsers(
         title="subcommands", dest="subcommand", metavar="SUBCOMMAND", required=True
     )
+    _add_run(subcommands)
+    _add_doctor(subcommands)
     _add_demo(subcommands)
     _add_serve(subcommands)
+    _add_bench(subcommands)
     return parser
+
+
+def _add_run(subcommands: Subcommands) -> None:
+    parser = subcommands.add_parser(
+        "run",
+        help="run an Expression or a prompt over the rows of a file",
+        description="Run an Expression of symbolicai, or a prompt, over the rows of a file, many "
+        "at once. The output has each input row with its output, or with its error, in the order "
+        "of the input. Exits with 1 if rows have failed.",
+        epilog="While it runs, the output is OUTPUT.part, and OUTPUT.checkpoint has every result "
+        "at once. After Ctrl-C, a kill or failures, the same command with --resume does what is "
+        "missing; a run without failures removes the checkpoint. Open only checkpoints that you "
+        "trust.",
+    )
+    _add_work(parser.add_argument_group("what is asked"))
+    _add_files(parser.add_argument_group("files"))
+    _add_account(parser.add_argument_group("model"))
+    _add_pace(parser.add_argument_group("pace and cost"))
+    parser.add_argument("--quiet", action="store_true", help="show no bar and no summary")
+    parser.add_argument(
+        "--verbose", action="store_true", help="show what symbolicai and this package log"
+    )
+    parser.set_defaults(run=_run)
+
+
+def _add_work(group: argparse._ArgumentGroup) -> None:
+    work = group.add_mutually_exclusive_group(required=True)
+    work.add_argument(
+        "--expression",
+        metavar="MODULE:NAME",
+        help="an Expression (class or instance), or a function of one item; the module is looked "
+        "for in this folder, too",
+    )
+    work.add_argument(
+        "--prompt",
+        metavar="TEXT",
+        help="a prompt with names of fields in braces: 'Summarise: {text}'; {input} for a row that "
+        "is no JSON object",
+    )
+    group.add_argument(
+        "--field",
+        metavar="NAME",
+        help="give this field of each row to the expression (default: the whole row)",
+    )
+
+
+def _add_files(group: argparse._ArgumentGroup) -> None:
+    formats = ("jsonl", "csv", "parquet")
+    group.add_argument(
+        "--input",
+        required=True,
+        metavar="FILE",
+        help="JSON Lines, CSV or Parquet, by its suffix; - for JSON Lines on standard input",
+    )
+    group.add_argument(
+        "--output", required=True, metavar="FILE", help="the same; - for standard output"
+    )
+    group.add_argument("--input-format", choices=formats, help="whatever the suffix is")
+    group.add_argument("--output-format", choices=formats, help="whatever the suffix is")
+    group.add_argument("--encoding", metavar="NAME", help="of the input (default: UTF-8)")
+    group.add_argument(
+        "--output-field", default="output", metavar="NAME", help="(default: %(default)s)"
+    )
+    group.add_argument(
+        "--error-field", default="error", metavar="NAME", help="(default: %(default)s)"
+    )
+    group.add_argument(
+        "--resume", action="store_true", help="go on with a run that was not completed"
+    )
+    group.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace the output, and forget a run that was not completed",
+    )
+    group.add_argument(
+        "--checkpoint",
+        metavar="FILE",
+        help="where results are kept for --resume (default: OUTPUT.checkpoint)",
+    )
+
+
+def _add_account(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--model", metavar="NAME", help="(default: symbolicai's configuration)")
+    group.add_argument(
+        "--api-key-env",
+        metavar="VARIABLE",
+        help="the environment variable that has the key, OPENAI_API_KEY say (default: symbolicai's "
+        "configuration)",
+    )
+    group.add_argument(
+        "--base-url", metavar="URL", help="(default: OPENAI_BASE_URL, else OpenAI's)"
+    )
+
+
+def _add_pace(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--workers",
+        type=_positive_integer,
+        default=64,
+        metavar="N",
+        help="how many rows are worked on at once (default: %(default)s)",
+    )
+    group.add_argument(
+        "--max-concurrency",
+        type=_positive_integer,
+        metavar="N",
+        help="how many requests are out at once (default: 256)",
+    )
+    group.add_argument("--requests-per-minute", type=_positive_number, metavar="N")
+    group.add_argument("--tokens-per-minute", type=_positive_number, metavar="N")
+    group.add_argument(
+        "--max-cost",
+        type=_positive_number,
+        metavar="USD",
+        help="send nothing more once this is spent; needs --price",
+    )
+    group.add_argument(
+        "--price",
+        type=_not_negative,
+        nargs=2,
+        metavar=("IN", "OUT"),
+        help="US$ per million tokens in and out: 0.15 0.60",
+    )
+
+
+def _run(options: argparse.Namespace) -> int:
+    from .run_command import RunOptions, run
+
+    if options.prompt is not None and options.field is not None:
+        raise ConfigurationError(
+            "--field is for --expression: --prompt names its fields itself, in braces."
+        )
+    if options.resume and options.overwrite:
+        raise ConfigurationError("--resume and --overwrite contradict each other. Give one.")
+    given = {name: value for name, value in vars(options).items() if name not in _OF_THE_PARSER}
+    if given["price"] is not None:
+        given["price"] = tuple(given["price"])
+    return run(RunOptions(**given))
+
+
+def _add_doctor(subcommands: Subcommands) -> None:
+    parser = subcommands.add_parser(
+        "doctor",
+        help="look for what may be wrong with this machine's configuration",
+        description="Look at all that a run needs: symbolicai's configuration, key, model, base "
+        "URL, vocabularies, packages, limits, proxies. Nothing is changed, and no key is shown. "
+        "One request is sent, for the list of models, with the key as the engine would send it. "
+        "Exits with 1 if something fails.",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+    parser.add_argument(
+        "--model", metavar="NAME", help="look at this model (default: symbolicai's configuration)"
+    )
+    parser.add_argument("--api-key-env", metavar="VARIABLE", help="as for run")
+    parser.add_argument("--base-url", metavar="URL", help="as for run")
+    parser.add_argument(
+        "--max-concurrency",
+        type=_positive_integer,
+        default=256,
+        metavar="N",
+        help="how many requests are to be out at once (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=_positive_number,
+        default=10.0,
+        metavar="SECONDS",
+        help="for the base URL (default: %(default)s)",
+    )
+    parser.set_defaults(run=_doctor)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from .doctor import examine
+
+    return examine(
+        model=options.model,
+        api_key_env=options.api_key_env,
+        base_url=options.base_url,
+        max_concurrency=options.max_concurrency,
+        timeout=options.timeout,
+        as_json=options.json,
+    )
 
 
 def _add_demo(subcommands: Subcommands) -> None:
@@ -148,18 +339,64 @@ def _add_serve(subcommands: Subcommands) -> None:
         metavar="KEY",
         help="a key to accept; may be given several times (default: any key is accepted)",
     )
+    parser.add_argument(
+        "--fault",
+        type=_fault,
+        action="append",
+        dest="faults",
+        default=[],
+        metavar="KIND:SHARE",
+        help="let this share of the requests fail: 500:0.1 for a status, reset:0.05; kinds are "
+        "bad-json, empty-body, empty-choices, html, insufficient-quota, no-choices, reset, "
+        "reset-middle, stall, truncated-json; may be given several times",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="chooses which requests fail"
+    )
+    parser.add_argument("--requests-per-minute", type=_positive_number, metavar="N")
+    parser.add_argument("--tokens-per-minute", type=_positive_number, metavar="N")
+    parser.add_argument(
+        "--burst-seconds",
+        type=_positive_number,
+        default=60.0,
+        metavar="SECONDS",
+        help="of how many seconds' rate the two limits admit a burst (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--hide-limits",
+        action="store_true",
+        help="send no x-ratelimit-* headers, and no retry-after with a 429",
+    )
+    parser.add_argument(
+        "--max-concurrent",
+        type=_positive_integer,
+        metavar="N",
+        help="answer 503 to more requests at once than this",
+    )
     parser.set_defaults(run=_serve)
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from .testing import serve
+    from .testing import fault_named, serve, sometimes
 
+    try:
+        faults = sometimes(
+            [(fault_named(name), share) for name, share in options.faults], options.seed
+        )
+    except ValueError as error:
+        raise ConfigurationError(f"--fault: {error}") from error
     try:
         serve(
             port=options.port,
             latency=options.latency,
             reply=options.reply,
             api_keys=options.api_keys,
+            faults=faults if options.faults else None,
+            requests_per_minute=options.requests_per_minute,
+            tokens_per_minute=options.tokens_per_minute,
+            burst_seconds=options.burst_seconds,
+            tell_limits=not options.hide_limits,
+            max_concurrent=options.max_concurrent,
         )
     except OSError as error:
         raise ConfigurationError(
@@ -167,6 +404,32 @@ def _serve(options: argparse.Namespace) -> int:
             "one by --port; 0 takes one that is free."
         ) from error
     return 0
+
+
+def _add_bench(subcommands: Subcommands) -> None:
+    parser = subcommands.add_parser(
+        "bench",
+        help="measure this package on this machine",
+        description="Measure calls a second, CPU and memory against GPTXChatEngine, AsyncOpenAI "
+        "and bare aiohttp (speed), or how well rate limits are used (pace). Needs the extra "
+        "`test`. `gptx-async bench speed --help` tells of further options.",
+    )
+    measures = parser.add_subparsers(metavar="MEASURE", dest="measure")
+    measures.add_parser("speed", add_help=False, help="what there is otherwise")
+    measures.add_parser("pace", add_help=False, help="takes some four minutes")
+    parser.set_defaults(run=_bench, arguments=[])
+
+
+def _bench(options: argparse.Namespace) -> int:
+    try:
+        from .testing.bench.__main__ import main as measure
+
+        return measure([options.measure or "speed", *options.arguments])
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"The measures need {error.name}, which is not installed. Install it by the extra "
+            "`test`: pip install 'gptx_async[test]'."
+        ) from error
 
 
 def _positive_integer(text: str) -> int:
@@ -181,11 +444,43 @@ def _port(text: str) -> int:
     raise argparse.ArgumentTypeError(f"{text!r} is not a port: a whole number from 0 to 65535")
 
 
+def _fault(text: str) -> tuple[str, float]:
+    kind, separator, share = text.rpartition(":")
+    with contextlib.suppress(ValueError):
+        if separator and 0 < float(share) <= 1:
+            return kind, float(share)
+    raise argparse.ArgumentTypeError(
+        f"{text!r} is not KIND:SHARE, with a share above 0 and up to 1"
+    )
+
+
+def _positive_number(text: str) -> float:
+    number = _number(text)
+    if 0 < number < math.inf:
+        return number
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+
+
+def _not_negative(text: str) -> float:
+    number = _number(text)
+    if 0 <= number < math.inf:
+        return number
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number, 0 or more")
+
+
 def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
+    seconds = _number(text)
     if 0 <= seconds < math.inf:
         return seconds
     raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, 0 or more")
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+_OF_THE_PARSER = frozenset({"arguments", "run", "subcommand"})
+"""What parsed options have that are no options of a subcommand."""

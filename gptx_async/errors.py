@@ -10,11 +10,13 @@ __all__ = [
     "CheckpointError",
     "ConfigurationError",
     "CostLimitError",
+    "DataFileError",
     "DatasetError",
     "GPTXAsyncError",
     "LoopThreadDiedError",
     "LoopThreadError",
     "MissingPackageError",
+    "OutputValueError",
     "RequestTooLargeError",
     "RunCancelledError",
     "SchedulerError",
@@ -103,3 +105,11 @@ class CheckpointError(GPTXAsyncError, RuntimeError):
 
 class MissingPackageError(GPTXAsyncError, ImportError):
     """What was asked for needs a package that is not installed."""
+
+
+class DataFileError(GPTXAsyncError, ValueError):
+    """A file of rows can't be read or written; the message names the file, and the row if one."""
+
+
+class OutputValueError(GPTXAsyncError, TypeError):
+    """What an expression returned has no form in a file of rows."""

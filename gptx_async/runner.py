@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
-import inspect
 import operator
 import os
 import threading
@@ -31,10 +30,10 @@ from .batch import holding
 from .checkpoint import Checkpoint
 from .dataset import rows_of
 from .errors import ConfigurationError, MissingPackageError
-from .identity import identity_of, name_of
+from .identity import identity_of
 from .progress import Progress
 from .service import GRACE_SECONDS, SLICE_SECONDS
-from .workers import Arrival, Job, Run
+from .workers import Arrival, Job, Run, builder_of
 
 __all__ = ["AsyncMap", "Failed", "Results", "amap", "map"]
 
@@ -292,29 +291,10 @@ def _plan(
         raise ConfigurationError(
             f"on_error={on_error!r} is neither 'raise' nor 'return' nor a function of a Failed."
         )
-    build = _builder_of(expression)
+    build = builder_of(expression)
     rows = rows_of(dataset)
     job = Job(build, rows, _checked_workers(workers), _opener_of(checkpoint, expression))
     return _Plan(job, on_error, progress)
-
-
-def _builder_of(expression: Any) -> Callable[[], Callable[[Any], Any]]:
-    """Return what gives each worker its function."""
-    if not callable(expression):
-        raise ConfigurationError(
-            f"The expression is a {type(expression).__name__}, which can't be called. Give an "
-            "Expression (the class or an instance), or a function of one item."
-        )
-    is_class = isinstance(expression, type)
-    kind = expression if is_class else type(expression)
-    call = next((vars(base)["__call__"] for base in kind.__mro__ if "__call__" in vars(base)), None)
-    parts = (expression, call, getattr(expression, "forward", None))
-    if any(inspect.iscoroutinefunction(part) for part in parts):
-        raise ConfigurationError(
-            f"{name_of(expression)} is a coroutine function, and each item is run in a thread. "
-            "Give a plain function: the calls in it are made at once all the same."
-        )
-    return expression if is_class and call is not None else lambda: expression
 
 
 def _checked_workers(workers: Any) -> int:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import inspect
 import itertools
 import queue
 import threading
@@ -26,11 +27,35 @@ from .batch import CancelScope
 from .checkpoint import Checkpoint, CheckpointValueError
 from .dataset import Rows
 from .errors import CheckpointError, ConfigurationError, DatasetError, RunCancelledError
+from .identity import name_of
 from .service import GRACE_SECONDS
 
-__all__ = ["Arrival", "Job", "Run"]
+__all__ = ["Arrival", "Job", "Run", "builder_of"]
 
 Function = Callable[[Any], Any]
+
+
+def builder_of(expression: Any) -> Callable[[], Function]:
+    """Return what gives each worker its function: the expression, or an instance of its own.
+
+    Raises:
+        ConfigurationError: It can't be called, or is a coroutine function.
+    """
+    if not callable(expression):
+        raise ConfigurationError(
+            f"The expression is a {type(expression).__name__}, which can't be called. Give an "
+            "Expression (the class or an instance), or a function of one item."
+        )
+    is_class = isinstance(expression, type)
+    kind = expression if is_class else type(expression)
+    call = next((vars(base)["__call__"] for base in kind.__mro__ if "__call__" in vars(base)), None)
+    parts = (expression, call, getattr(expression, "forward", None))
+    if any(inspect.iscoroutinefunction(part) for part in parts):
+        raise ConfigurationError(
+            f"{name_of(expression)} is a coroutine function, and each item is run in a thread. "
+            "Give a plain function: the calls in it are made at once all the same."
+        )
+    return expression if is_class and call is not None else lambda: expression
 
 
 @dataclass(frozen=True, slots=True)

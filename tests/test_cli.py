@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -14,6 +16,8 @@ import pytest
 import gptx_async
 from gptx_async import cli, demo
 from gptx_async.errors import ConfigurationError
+from gptx_async.testing import Fault, fault_named
+from gptx_async.testing.bench import __main__ as bench
 
 DEADLINE = 30.0
 """Seconds for a child process that does not import symbolicai."""
@@ -67,7 +71,34 @@ def ask(base_url: str, text: str, key: str = "sk-test") -> str:
     return answer
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["demo", "--help"], ["serve", "--help"]])
+def ask_many(base_url: str, count: int) -> tuple[list[int], Mapping[str, str]]:
+    """Ask so many times, and return the statuses, and the headers of the last answer."""
+    statuses = []
+    headers: Mapping[str, str] = {}
+    for _ in range(count):
+        try:
+            body = json.dumps(
+                {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": ""}]}
+            )
+            request = urllib.request.Request(
+                f"{base_url}/chat/completions",
+                body.encode(),
+                {"Authorization": "Bearer sk-test", "Content-Type": "application/json"},
+            )
+            with urllib.request.urlopen(request, timeout=DEADLINE) as response:
+                statuses.append(response.status)
+                headers = dict(response.headers)
+        except urllib.error.HTTPError as error:
+            statuses.append(error.code)
+            headers = dict(error.headers)
+            error.close()
+    return statuses, headers
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], *([name, "--help"] for name in ("run", "doctor", "demo", "serve", "bench"))],
+)
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     program = f"""
 import sys
@@ -76,7 +107,9 @@ try:
     main({arguments})
 except SystemExit as end:
     assert end.code == 0
-print("heavy:", {{"symai", "openai", "aiohttp", "rich", "tqdm", "asyncio"}} & set(sys.modules))
+heavy = {{"symai", "openai", "aiohttp", "rich", "tqdm", "asyncio", "pandas", "numpy", "pyarrow",
+         "structlog", "packaging", "sqlite3", "concurrent.futures", "ssl", "csv", "logging"}}
+print("heavy:", heavy & set(sys.modules))
 """
     child = run("-c", program)
     assert child.returncode == 0, child.stderr
@@ -100,6 +133,16 @@ def test_module_prints_version() -> None:
         (["serve", "--latency", "soon"], "'soon' is not a number of seconds, 0 or more"),
         (["serve", "--port", "65536"], "'65536' is not a port: a whole number from 0 to 65535"),
         (["serve", "--reply", "shout"], "invalid choice: 'shout'"),
+        (["serve", "--fault", "reset"], "'reset' is not KIND:SHARE"),
+        (["serve", "--fault", "reset:2"], "'reset:2' is not KIND:SHARE"),
+        (["serve", "--requests-per-minute", "0"], "'0' is not a number above 0"),
+        (["serve", "--dance"], "unrecognized arguments: --dance"),
+        (["run", "--input", "-", "--output", "-"], "one of the arguments --expression --prompt"),
+        (["run", "--prompt", "{a}", "--expression", "a:b"], "not allowed with argument"),
+        (["run", "--prompt", "{a}", "--input", "-"], "arguments are required: --output"),
+        (["run", "--price", "1", "-1"], "'-1' is not a number, 0 or more"),
+        (["bench", "dance"], "invalid choice: 'dance'"),
+        (["doctor", "--timeout", "nan"], "'nan' is not a number above 0"),
     ],
 )
 def test_wrong_arguments_exit_with_2(
@@ -170,6 +213,92 @@ def test_serve_takes_options(serve: Callable[..., tuple[subprocess.Popen[str], s
     with pytest.raises(urllib.error.HTTPError, match="401") as caught:
         ask(base_url, "Hello", "sk-3")
     caught.value.close()
+
+
+def test_serve_keeps_limits(
+    serve: Callable[..., tuple[subprocess.Popen[str], str]],
+) -> None:
+    limits = ("--requests-per-minute", "60", "--tokens-per-minute", "9e9", "--burst-seconds", "2")
+    for hide in ((), ("--hide-limits",)):
+        _, base_url = serve(*limits, *hide)
+        statuses, headers = ask_many(base_url, 5)
+        assert statuses[:2] == [200, 200]
+        assert 429 in statuses
+        assert ("x-ratelimit-limit-requests" in headers) == (not hide)
+
+
+def test_serve_refuses_more_at_once_than_it_is_told(
+    serve: Callable[..., tuple[subprocess.Popen[str], str]],
+) -> None:
+    _, base_url = serve("--max-concurrent", "1", "--latency", "0.5")
+    with ThreadPoolExecutor(4) as pool:
+        statuses = [*pool.map(lambda _: ask_many(base_url, 1)[0][0], range(4))]
+    assert sorted(statuses) == [200, 503, 503, 503]
+
+
+def test_serve_has_faults_by_chance(
+    serve: Callable[..., tuple[subprocess.Popen[str], str]],
+) -> None:
+    faults = ("--fault", "500:0.3", "--fault", "insufficient-quota:0.3")
+    statuses = []
+    for seed in ("1", "1", "2"):
+        _, base_url = serve(*faults, "--seed", seed)
+        statuses.append(ask_many(base_url, 60)[0])
+    assert set(statuses[0]) == {200, 500, 429}
+    assert statuses[0] == statuses[1] != statuses[2]
+
+
+@pytest.mark.parametrize(
+    ("faults", "message"),
+    [
+        (["no-such:0.1"], "There is no fault 'no-such'. Choose a status from 400 to 599, or one"),
+        (["200:0.1"], "There is no fault '200'"),
+        (["500:0.6", "reset:0.5"], "all together up to 1"),
+    ],
+)
+def test_serve_says_which_faults_there_are(
+    faults: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["serve", *(f"--fault={fault}" for fault in faults)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_each_fault_that_help_names_is_there() -> None:
+    child = run("-m", "gptx_async", "serve", "--help")
+    names = re.search(r"kinds are (.*?);", " ".join(child.stdout.split()))
+    assert names is not None
+    for name in names[1].replace("- ", "-").split(", "):
+        assert isinstance(fault_named(name), Fault)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "passed"),
+    [
+        ([], ["speed"]),
+        (["--quick"], ["speed", "--quick"]),
+        (["speed", "--only", "short", "--json", "x"], ["speed", "--only", "short", "--json", "x"]),
+        (["speed", "--help"], ["speed", "--help"]),
+        (["pace"], ["pace"]),
+    ],
+)
+def test_bench_hands_its_options_on(
+    arguments: list[str], passed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = []
+
+    def measure(arguments: list[str]) -> int:
+        given.append(arguments)
+        return 1
+
+    monkeypatch.setattr(bench, "main", measure)
+    assert cli.main(["bench", *arguments]) == 1
+    assert given == [passed]
+
+
+def test_bench_speed_tells_of_its_options() -> None:
+    child = run("-m", "gptx_async", "bench", "speed", "--help")
+    assert child.returncode == 0, child.stderr
+    assert "--quick" in child.stdout
 
 
 def test_serve_on_taken_port_says_what_to_do(

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
         Reset,
         Stall,
         TruncatedJSON,
+        fault_named,
+        sometimes,
     )
     from .limits import RateLimits
     from .replies import (
@@ -58,8 +60,10 @@ __all__ = [
     "canned",
     "digest",
     "echo",
+    "fault_named",
     "lognormal",
     "serve",
+    "sometimes",
 ]
 
 _MODULES = ("faults", "limits", "replies", "scheduler", "server")

