@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import shutil
 import socket
@@ -123,6 +124,36 @@ def test_the_example_of_a_dataset_in_a_coroutine_runs(fake_openai: FakeOpenAI) -
     lines = completed.stdout.split("\n")
     assert lines[:2] == ["a summary"] * 2, completed.stderr
     assert sorted(lines[2:4]) == ["0 a summary", "1 a summary"]
+    assert len(fake_openai.requests) == 6
+
+
+def test_the_commands_over_a_file_run(
+    fake_openai: FakeOpenAI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    section = README.split("## Command line\n", 1)[1]
+    [block] = re.findall(r"```bash\n(.*?)```", section.split("\n## ")[0], re.DOTALL)
+    shutil.copy(Path.home() / "symai.config.json", tmp_path)
+    (tmp_path / "items.jsonl").write_text('{"id": 1, "text": "one"}\n{"id": 2, "text": "two"}\n')
+    (tmp_path / "items.csv").write_text("id,text\n1,one\n")
+    scheduler_example = example("Under a scheduler").split("gptx_async.install()")[0]
+    (tmp_path / "mine.py").write_text(scheduler_example)
+    fake_openai.reply = lambda request: "an answer"
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", block],
+        cwd=tmp_path,
+        env=os.environ | {"PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=55,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"id": 1, "text": "one", "output": "an answer"}
+    summaries = (tmp_path / "summaries.jsonl").read_text().splitlines()
+    assert json.loads(summaries[1]) == {"id": 2, "text": "two", "output": "an answer"}
+    described = (tmp_path / "described.csv").read_text()
+    assert described == "id,text,output,error\n1,one,an answer,\n"
     assert len(fake_openai.requests) == 6
 
 
