@@ -27,7 +27,8 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 import greenlet
 
 from . import errors
-from .service import GRACE_SECONDS, SLICE_SECONDS, Call, Outcome
+from .opening import LOOK_SECONDS, Opening
+from .service import GRACE_SECONDS, SLICE_SECONDS, Call, Outcome, loop_seconds
 
 __all__ = [
     "WINDOW",
@@ -115,7 +116,7 @@ class Batch(Generic[A, T]):
         function: What to run for each item; waits by `wait_for`.
         items: What to run it for.
         window: How many items are begun and not yet ended at once, so that a long batch does not
-            hold a frame for each.
+            hold a frame for each; it opens as `opening.py` tells.
         deadline: Seconds for the whole batch; what is not answered by then ends with a
             `TimeoutError`. None for no limit.
         timeout: Seconds for one attempt of an item's call, which the items ask for by `place`; None
@@ -137,7 +138,7 @@ class Batch(Generic[A, T]):
         self.timeout = timeout
         self.shared = shared
         self.abandoned = False
-        self._window = window
+        self._opening = Opening(window, loop_seconds)
         self._deadline = deadline
         self._is_late = False
         self._outcomes: list[Outcome[T] | None] = [None] * len(items)
@@ -160,6 +161,8 @@ class Batch(Generic[A, T]):
         outer = _current_item()
         if outer is None:
             _warn_of_a_blocked_loop()
+        else:
+            self._opening.open_whole()
         clock = self._start_clock()
         try:
             while self._goes_on():
@@ -167,7 +170,10 @@ class Batch(Generic[A, T]):
                     continue
                 if outer is not None:
                     outer.leave(self.arrivals)
-                elif not _wait_in_thread(self.arrivals, SLICE_SECONDS):
+                    continue
+                with self._opening.waiting():
+                    has_arrived = _wait_in_thread(self.arrivals, self._slice_seconds())
+                if not has_arrived:
                     self.arrivals.check()
         except BaseException as error:
             until = self._cancel()
@@ -201,7 +207,10 @@ class Batch(Generic[A, T]):
             while self._goes_on():
                 if self._advance():
                     await asyncio.sleep(0)
-                elif not await _wait_on_loop(self.arrivals, SLICE_SECONDS):
+                    continue
+                with self._opening.waiting():
+                    has_arrived = await _wait_on_loop(self.arrivals, self._slice_seconds())
+                if not has_arrived:
                     self.arrivals.check()
         except GeneratorExit:  # thrown away with its loop, which nothing can be awaited on
             self._cancel()
@@ -236,6 +245,11 @@ class Batch(Generic[A, T]):
     def _goes_on(self) -> bool:
         return bool(self._begun) or self._next < len(self.items)
 
+    def _slice_seconds(self) -> float:
+        """Return how long to wait at most: a moment, if more could be begun in an open window."""
+        is_held_back = self._next < len(self.items) and not self._opening.is_whole
+        return LOOK_SECONDS if is_held_back else SLICE_SECONDS
+
     def _advance(self) -> bool:
         """Resume the item whose answer came first, or begin the next; False if neither is there."""
         if self._is_late:
@@ -243,7 +257,7 @@ class Batch(Generic[A, T]):
                 self._resume(answered)
             raise _DeadlinePassed
         item = self.arrivals.take()
-        if item is None and self._next < len(self.items) and len(self._begun) < self._window:
+        if item is None and self._next < len(self.items) and len(self._begun) < self._opening.limit:
             item = self._begin()
         if item is None:
             return False

@@ -34,7 +34,7 @@ from .errors import (
     ServiceStartError,
 )
 
-__all__ = ["Call", "LoopScope", "LoopService", "Outcome", "default_service"]
+__all__ = ["Call", "LoopScope", "LoopService", "Outcome", "default_service", "loop_seconds"]
 
 T = TypeVar("T")
 
@@ -249,6 +249,8 @@ class _LoopThread:
         self.pending: set[Call[Any]] = set()
         self.scope = LoopScope()
         self.ended = False
+        self.clock: int | None = None
+        """That of the processor's time which the thread has used, where there is such a clock."""
         self._lock = lock
         self._closing = False
         self._submitted: deque[Call[Any]] = deque()
@@ -369,6 +371,8 @@ class _LoopThread:
             ready.result().call_soon_threadsafe(self._request_stop)
 
     def _main(self) -> None:
+        with contextlib.suppress(AttributeError, OSError):  # not every platform has one
+            self.clock = time.pthread_getcpuclockid(threading.get_ident())
         try:
             loop = asyncio.new_event_loop()
         except BaseException as error:  # the starter raises it
@@ -541,6 +545,20 @@ def default_service() -> LoopService:
         if _default is None or _default._closed:
             _default = LoopService()
         return _default
+
+
+def loop_seconds() -> float | None:
+    """Return for how many seconds the default service's thread has used a processor.
+
+    None if there is no such thread now, or the platform has no such clock. Allowed in any thread.
+    """
+    thread = None if _default is None else _default._current
+    if thread is None or thread.clock is None:
+        return None
+    try:
+        return time.clock_gettime(thread.clock)
+    except OSError:  # it has just ended
+        return None
 
 
 def _is_exiting() -> bool:

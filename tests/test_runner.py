@@ -872,7 +872,9 @@ def test_results_become_a_series_with_the_index_of_the_dataset() -> None:
     assert gptx_async.map(double, range(3)).to_pandas().dtype == int
     with pytest.raises(ZeroDivisionError) as raised:
         gptx_async.map(lambda item: 8 // int(item), series, workers=1)
-    assert raised.value.results.to_pandas().to_dict() == {"x": 8}  # type: ignore[attr-defined]
+    done = raised.value.results.to_pandas()  # type: ignore[attr-defined]
+    assert done["x"] == 8  # and "z", if that was done before the run was stopped
+    assert {"x"} <= {*done.index} <= {"x", "z"}
 
 
 def test_to_pandas_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
