@@ -149,7 +149,11 @@ def test_the_commands_over_a_file_run(
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == {"id": 1, "text": "one", "output": "an answer"}
+    translated = [json.loads(line) for line in done.stdout.splitlines()]
+    assert translated == [
+        {"id": 1, "text": "one", "output": "an answer"},
+        {"id": 2, "text": "two", "output": "an answer"},
+    ]
     summaries = (tmp_path / "summaries.jsonl").read_text().splitlines()
     assert json.loads(summaries[1]) == {"id": 2, "text": "two", "output": "an answer"}
     described = (tmp_path / "described.csv").read_text()
