@@ -21,12 +21,13 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from .errors import CheckpointError
 from .identity import declared, differences, digest_of
 
-__all__ = ["Checkpoint", "CheckpointValueError", "Kept"]
+__all__ = ["Checkpoint", "CheckpointValueError", "Kept", "is_checkpoint", "remove_checkpoint"]
 
 APPLICATION_ID = 0x67707478
 """What SQLite's `application_id` says of our files: 'gptx' in ASCII."""
@@ -322,3 +323,20 @@ def _is_json(value: object) -> bool:
     if kind is list:
         return all(map(_is_json, value))  # type: ignore[call-overload]
     return kind in (str, bool, type(None))
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Tell whether a file that is there is a checkpoint, or is to become one."""
+    try:
+        with contextlib.closing(sqlite3.connect(path, timeout=LOCK_SECONDS)) as connection:
+            [application] = connection.execute("PRAGMA application_id").fetchone()
+            [tables] = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.Error:
+        return False
+    return bool(application == APPLICATION_ID or not tables)
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Remove a checkpoint that nobody has open, with what SQLite keeps beside it."""
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(f"{path.name}{suffix}").unlink(missing_ok=True)

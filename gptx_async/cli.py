@@ -339,6 +339,12 @@ def _add_serve(subcommands: Subcommands) -> None:
         metavar="KEY",
         help="a key to accept; may be given several times (default: any key is accepted)",
     )
+    _add_faults(parser)
+    _add_limits(parser)
+    parser.set_defaults(run=_serve)
+
+
+def _add_faults(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fault",
         type=_fault,
@@ -353,6 +359,9 @@ def _add_serve(subcommands: Subcommands) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="chooses which requests fail"
     )
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--requests-per-minute", type=_positive_number, metavar="N")
     parser.add_argument("--tokens-per-minute", type=_positive_number, metavar="N")
     parser.add_argument(
@@ -373,7 +382,6 @@ def _add_serve(subcommands: Subcommands) -> None:
         metavar="N",
         help="answer 503 to more requests at once than this",
     )
-    parser.set_defaults(run=_serve)
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -461,18 +469,15 @@ def _positive_number(text: str) -> float:
     raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
 
 
-def _not_negative(text: str) -> float:
+def _not_negative(text: str, what: str = "a number") -> float:
     number = _number(text)
     if 0 <= number < math.inf:
         return number
-    raise argparse.ArgumentTypeError(f"{text!r} is not a number, 0 or more")
+    raise argparse.ArgumentTypeError(f"{text!r} is not {what}, 0 or more")
 
 
 def _seconds(text: str) -> float:
-    seconds = _number(text)
-    if 0 <= seconds < math.inf:
-        return seconds
-    raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, 0 or more")
+    return _not_negative(text, "a number of seconds")
 
 
 def _number(text: str) -> float:

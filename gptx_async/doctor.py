@@ -74,6 +74,7 @@ class Subject:
         base_url: Where OpenAI's API is, as far as anybody has said it.
         max_concurrency: How many requests are to be out at once.
         timeout: For the base URL, in seconds.
+        is_built_in: Whether the base URL is the engine's own, which nobody can set.
     """
 
     model: str | None
@@ -82,6 +83,7 @@ class Subject:
     base_url: str
     max_concurrency: int
     timeout: float
+    is_built_in: bool = False
 
     def __repr__(self) -> str:
         return f"Subject(model={self.model!r})"  # the base URL may hold a password, too
@@ -181,7 +183,7 @@ def _checks(
                 f"{engine.name} always asks {engine.base_url}",
                 "Leave --base-url out: it is for the engines that ask OpenAI's API.",
             )
-        subject = replace(subject, base_url=engine.base_url)
+        subject = replace(subject, base_url=engine.base_url, is_built_in=True)
     yield _check_vocabulary(subject, engine)
     yield _check_retries(engine)
     yield _check_proxies(subject)
@@ -516,7 +518,8 @@ def _ask_base_url(subject: Subject) -> Check:
             name,
             "fail",
             f"{url} can't be reached ({_cause_of(error)})",
-            "Correct OPENAI_BASE_URL, or look at the network, proxies and certificates.",
+            ("Look" if subject.is_built_in else "Correct OPENAI_BASE_URL, or look")
+            + " at the network, proxies and certificates.",
         )
     except openai.APIStatusError as error:
         return _check_status(subject, error.status_code)
@@ -525,7 +528,9 @@ def _ask_base_url(subject: Subject) -> Check:
             name,
             "fail",
             f"{url} answers, but not as OpenAI's API ({type(error).__name__})",
-            "Correct OPENAI_BASE_URL; it mostly ends in /v1.",
+            "See that no proxy answers in its place."
+            if subject.is_built_in
+            else "Correct OPENAI_BASE_URL; it mostly ends in /v1.",
         )
     if models and subject.asked_model not in (None, *models):
         return Check(

@@ -64,14 +64,14 @@ class Opening:
         if self.is_whole:
             yield
             return
-        busy, since = self._loop_seconds(), time.monotonic()
+        busy_before, since = self._loop_seconds(), time.monotonic()
         yield
-        until = self._loop_seconds()
-        if busy is None or until is None:
+        busy_after = self._loop_seconds()
+        if busy_before is None or busy_after is None:
             self.open_whole()
             return
         self._waited += time.monotonic() - since
-        self._busy += until - busy
+        self._busy += busy_after - busy_before
         if self._waited < LOOK_SECONDS:
             return
         if self._busy < BUSY * self._waited:

@@ -15,7 +15,6 @@ import contextlib
 import logging
 import os
 import signal
-import sqlite3
 import sys
 import threading
 import time
@@ -26,7 +25,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, BinaryIO
 
-from .checkpoint import APPLICATION_ID
+from .checkpoint import is_checkpoint, remove_checkpoint
 from .configuration import FILE_NAME, KEY, MODEL, read_configuration
 from .datafiles import PIPE, Row, Sink, Source, format_of
 from .errors import (
@@ -323,7 +322,7 @@ class _Results:
         finally:
             self._sink.abandon()
         if error is None and not self._errors and self._checkpoint is not None:
-            _remove(self._checkpoint)
+            remove_checkpoint(self._checkpoint)
 
     def _has_more_before(self) -> bool:
         """Tell whether the output of the run that this one resumes has more rows."""
@@ -470,27 +469,12 @@ def _prepare_checkpoint(path: Path, options: RunOptions) -> None:
                 f"{path} is there, of a run that was not completed. Go on with that by --resume, "
                 "or forget what it did by --overwrite."
             )
-        if not _is_checkpoint(path):
+        if not is_checkpoint(path):
             raise CheckpointError(
                 f"{path} is no checkpoint of gptx_async, and is not overwritten. Give another "
                 "--checkpoint."
             )
-        _remove(path)
-
-
-def _is_checkpoint(path: Path) -> bool:
-    try:
-        with contextlib.closing(sqlite3.connect(path, timeout=1.0)) as connection:
-            [application] = connection.execute("PRAGMA application_id").fetchone()
-            [tables] = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    except sqlite3.Error:
-        return False
-    return bool(application == APPLICATION_ID or not tables)
-
-
-def _remove(checkpoint: Path) -> None:
-    for name in (checkpoint.name, f"{checkpoint.name}-wal", f"{checkpoint.name}-shm"):
-        checkpoint.with_name(name).unlink(missing_ok=True)
+        remove_checkpoint(path)
 
 
 def _account_of(options: RunOptions) -> tuple[str, str]:
@@ -531,7 +515,7 @@ def _make_quiet(options: RunOptions) -> None:
         logging.getLogger("gptx_async").setLevel(logging.ERROR)
 
 
-def _expression_of(options: RunOptions) -> Callable[..., Any]:
+def _expression_of(options: RunOptions) -> Any:
     if options.prompt is not None:
         return Prompt(options.prompt)
     assert options.expression is not None

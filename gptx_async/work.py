@@ -18,6 +18,7 @@ from dataclasses import asdict, is_dataclass
 from typing import Any
 
 from .datafiles import to_json
+from .dataset import is_symbol
 from .errors import ConfigurationError, DataFileError, OutputValueError
 from .identity import identity_of, name_of
 from .workers import builder_of
@@ -32,17 +33,17 @@ class Work:
     """What `map` runs for each row: the expression, between the row's value and the output's.
 
     Attributes:
-        asked: How often the expression was run.
+        asked: For how many rows it was run.
 
     Args:
         expression: A function of one item; or a class of such, of which each thread builds one.
         field: Which field of a row is the item; the whole row when None.
 
     Raises:
-        ConfigurationError: The expression is a coroutine function.
+        ConfigurationError: The expression can't be called, or is a coroutine function.
     """
 
-    def __init__(self, expression: Callable[..., Any], field: str | None) -> None:
+    def __init__(self, expression: Any, field: str | None) -> None:
         self._expression = expression
         self._field = field
         self._build = builder_of(expression)
@@ -73,9 +74,9 @@ class Work:
             OutputValueError: What the expression returned is nothing for a file.
             Exception: What the expression raises.
         """
-        item = value if self._field is None else _field_of(value, self._field)
         with self._lock:
             self.asked += 1
+        item = value if self._field is None else _field_of(value, self._field)
         return as_output(self._function()(item))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -145,14 +146,14 @@ class Prompt:
         return {"prompt": self.template}
 
 
-def load_expression(name: str) -> Callable[..., Any]:
-    """Import an expression; its module is looked for in the working directory, too.
+def load_expression(name: str) -> Any:
+    """Import what is to be an expression; its module is looked for in the working directory, too.
 
     Args:
         name: 'package.module:attribute'.
 
     Raises:
-        ConfigurationError: There is none, or it is none.
+        ConfigurationError: There is nothing of that name.
     """
     module_name, _, path = name.partition(":")
     if not module_name or not path:
@@ -166,12 +167,7 @@ def load_expression(name: str) -> Callable[..., Any]:
                 + (f" Is {near[0]!r} meant?" if near else " Correct --expression.")
             )
         found = getattr(found, part)
-    if not callable(found):
-        raise ConfigurationError(
-            f"{name} is a {type(found).__name__}, which can't be called. Name an "
-            "Expression, or a function of one item."
-        )
-    return found  # type: ignore[no-any-return] # callable() is all there is to know
+    return found
 
 
 def fields_of(value: Any) -> Mapping[str, Any]:
@@ -198,8 +194,7 @@ def as_output(value: Any) -> Any:
 
 
 def _as_output(value: Any) -> Any:
-    symbol = getattr(sys.modules.get("symai.symbol"), "Symbol", None)
-    if symbol is not None and isinstance(value, symbol):
+    if is_symbol(value):
         return _as_output(value.value)  # first: to do anything else with it may ask the model
     if value is None or isinstance(value, (bool, int)):
         return value

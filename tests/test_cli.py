@@ -230,7 +230,7 @@ def test_serve_keeps_limits(
 def test_serve_refuses_more_at_once_than_it_is_told(
     serve: Callable[..., tuple[subprocess.Popen[str], str]],
 ) -> None:
-    _, base_url = serve("--max-concurrent", "1", "--latency", "0.5")
+    _, base_url = serve("--max-concurrent", "1", "--latency", "2")
     with ThreadPoolExecutor(4) as pool:
         statuses = [*pool.map(lambda _: ask_many(base_url, 1)[0][0], range(4))]
     assert sorted(statuses) == [200, 503, 503, 503]

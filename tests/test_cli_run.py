@@ -197,7 +197,10 @@ def test_rows_that_are_no_objects_are_the_field_input(
 
 
 def test_a_row_that_lacks_the_field_fails_alone(
-    run: Callable[..., int], folder: Path, fake_openai: FakeOpenAI
+    run: Callable[..., int],
+    folder: Path,
+    fake_openai: FakeOpenAI,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     (folder / "items.jsonl").write_text('{"text": "text 0"}\n{"t": 1}\n{"text": null}\n')
     for options in (PROMPT, ASK):
@@ -206,6 +209,7 @@ def test_a_row_that_lacks_the_field_fails_alone(
         assert first["output"] == "answer to 0"
         assert "'text' of the row is not there; there are: t." in second["error"]["message"]
         assert "'text' of the row is null." in third["error"]["message"]
+        assert "rows      3: 1 done, 2 failed" in capfd.readouterr().err
     assert len(fake_openai.requests) == 2
 
 

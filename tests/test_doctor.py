@@ -216,6 +216,10 @@ def test_an_engine_is_asked_where_it_would_ask(
     checks = examine("--model", "groq:qwen/qwen3-32b", "--base-url", "http://127.0.0.1:1/v1")
     assert checks["base URL given"]["status"] == "fail"
     assert checks["base URL"]["status"] == "ok"
+    unheard = "http://127.0.0.1:1/v1"
+    monkeypatch.setattr(doctor, "_base_url_of", lambda _engine_class, _model: unheard)
+    remedy = examine("--model", "groq:qwen/qwen3-32b")["base URL"]["remedy"]
+    assert remedy == "Look at the network, proxies and certificates."
 
 
 @pytest.mark.parametrize(
