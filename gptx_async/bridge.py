@@ -52,6 +52,7 @@ class StandInClient:
             in the thread that makes the call.
         terms: Given the keyword arguments of a call, returns the terms on which it is made; called
             in the thread that makes the call.
+        on_call: Called when a call begins, in the thread that makes it, before anything else.
 
     Raises:
         UnsupportedClientError: The client is not a plain `openai.OpenAI`.
@@ -62,12 +63,14 @@ class StandInClient:
         client: object,
         dispatch: Callable[[Request], Any],
         terms: Callable[[Mapping[str, Any]], Terms] = lambda _kwargs: Terms(),
+        on_call: Callable[[], None] = lambda: None,
     ) -> None:
         if isinstance(client, StandInClient):
             client = client._client
         self.__dict__["_client"] = check_supported(client)
         self.__dict__["_dispatch"] = dispatch
         self.__dict__["_terms"] = terms
+        self.__dict__["_on_call"] = on_call
         self.__dict__["_settings"] = None
         self.__dict__["_faces"] = {}
 
@@ -90,7 +93,8 @@ class StandInClient:
         return value
 
     def _copy(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> StandInClient:
-        return StandInClient(method(*args, **kwargs), self._dispatch, self._terms)
+        client = method(*args, **kwargs)
+        return StandInClient(client, self._dispatch, self._terms, self._on_call)
 
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(self._client, name, value)
@@ -137,9 +141,10 @@ class _Method:
         self._path = path
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        stand_in = self._stand_in
+        stand_in._on_call()
         if kwargs.get("stream"):
             return self._behind(*args, **kwargs)
-        stand_in = self._stand_in
         is_openais = not is_of_cerebras(stand_in._client)
         post = post_of(self._path, args, kwargs) if is_openais else None
         if post is None:

@@ -34,15 +34,15 @@ from .errors import (
     TimeoutError,  # noqa: A004 - ours is meant
 )
 from .governor import Pacing, RateLimit
-from .options import EngineOptions, checked
-from .providers import (
+from .lookup import (
     NEUROSYMBOLIC,
-    build_engine,
-    check_engine,
-    client_options,
-    engine_class_of,
     entered_dynamic_engine,
+    note_found,
+    put_engine,
+    take_engine_away,
 )
+from .options import EngineOptions, checked
+from .providers import build_engine, check_engine, client_options, engine_class_of
 from .request import BatchGroup, Request, Terms, estimate_tokens
 from .retry import PATIENCE
 from .service import Call, Outcome
@@ -227,6 +227,7 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
         self._take_client()
         callback = self._scheduler_callback()
         try:
+            put_engine(argument)
             if callback is not None:
                 return self._forward_by_scheduler(argument, callback)
             answer: Answer = self._sync_engine.forward(argument)
@@ -237,6 +238,8 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
             raise
         else:
             return answer
+        finally:
+            take_engine_away()
 
     # By another name, for symbolicai's MetadataTracker takes each frame named `forward` whose
     # `self` is an engine for one call of a model: the sync engine's frame is the one that counts.
@@ -346,7 +349,7 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
             object.__setattr__(self, name, value)
             return
         if name == "client":
-            value = StandInClient(value, self._dispatch, self._terms)
+            value = StandInClient(value, self._dispatch, self._terms, take_engine_away)
         setattr(self._sync_engine, name, value)
 
     def __delattr__(self, name: str) -> None:
@@ -382,9 +385,6 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
             # The sync engine's constructor sets it, and its forward looks at it after an error.
             openai.api_key = openai.api_key or settings.api_key
         AsyncBatchEngine.__init__(self, sync_engine, **state["options"])
-
-    # symbolicai looks through every frame between an item's and the prompt's, time and again: the
-    # methods here are as few as can be.
 
     @property
     def _query(self) -> Callable[[Any], Answer]:
@@ -444,6 +444,7 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
                 return query.send()
             if argument.prop.prepared_input is None:
                 self.prepare(argument)
+            note_found(argument, found)
             return ask(argument)
 
         return Batch(ask_prepared, arguments, self.window, deadline, timeout, group)

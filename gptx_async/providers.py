@@ -11,7 +11,6 @@ import functools
 import importlib
 import inspect
 import pkgutil
-import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -19,25 +18,20 @@ import openai
 from requests import RequestException
 from symai.backend.base import ENGINE_UNREGISTERED, Engine
 from symai.backend.engines import neurosymbolic
-from symai.components import DynamicEngine
 
 from .bridge import StandInClient
 from .client import is_of_cerebras
 from .errors import ConfigurationError, UnsupportedClientError, VocabularyError
+from .lookup import NEUROSYMBOLIC
 from .offline import provide_vocabularies
 from .options import checked
 
 __all__ = [
-    "NEUROSYMBOLIC",
     "build_engine",
     "check_engine",
     "client_options",
     "engine_class_of",
-    "entered_dynamic_engine",
 ]
-
-NEUROSYMBOLIC = "neurosymbolic"
-"""The id of the engines that answer queries."""
 
 _SUPPORTED: Mapping[str, str] = {
     "GPTXChatEngine": "gpt-4o-mini",
@@ -141,21 +135,6 @@ def check_engine(engine: Any) -> None:
         raise _unsupported(f"The client of the engine {name} is a {_full_name(type(client))}")
     if engine.id() != ENGINE_UNREGISTERED:
         raise _unsupported(f"The engine {name} has no client")
-
-
-def entered_dynamic_engine() -> Any:
-    """Return the `DynamicEngine` whose block this code is in by the callers' local variables.
-
-    So symbolicai finds one that was entered in another context. Where frames end, in a greenlet,
-    who begins it has to look, and to keep what is found in a local variable there.
-    """
-    frame = sys._getframe(1)
-    while frame is not None:
-        for value in [*frame.f_locals.values()]:
-            if isinstance(value, DynamicEngine) and getattr(value, "_entered", False):
-                return value
-        frame = frame.f_back  # type: ignore[assignment]
-    return None
 
 
 def _unsupported(what: str) -> UnsupportedClientError:
