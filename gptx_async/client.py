@@ -21,7 +21,8 @@ import openai
 
 from .direct import Post
 from .errors import TimeoutError, UnsupportedClientError  # noqa: A004 - ours is meant
-from .wire import MAX_HEADER_BYTES, PROBES, InHand, Machinery, Route, as_json, is_too_long, route_of
+from .exchange import MAX_HEADER_BYTES, MOST_BYTES, is_too_long
+from .wire import PROBES, InHand, Machinery, Route, as_json, route_of
 
 __all__ = [
     "Client",
@@ -240,7 +241,7 @@ class Client:
             route = await self._route(post, timeout)
             content = None if route is None else as_json(post.body(kwargs))
             ends_at = _end_of(timeout)
-            if route is not None and content is not None:
+            if route is not None and content is not None and len(content) <= MOST_BYTES:
                 sending = route.send(content, retries)
                 sent = await (sending if ends_at is None else _in_time(sending, ends_at))
                 if not isinstance(sent, InHand):
@@ -258,9 +259,6 @@ class Client:
             failed = _true_error(error, timeout)
         else:
             return answer, current.headers
-        finally:
-            if current.in_hand is not None:
-                current.in_hand.close()
         raise failed  # out of the `except`, or the error that it corrects would be its context
 
     async def _route(self, post: Post, timeout: float | None) -> Route | None:  # noqa: ASYNC109

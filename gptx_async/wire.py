@@ -18,7 +18,7 @@ import logging
 import os
 import sys
 import types
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, get_args, get_origin
@@ -29,20 +29,17 @@ import pydantic
 import yarl
 from multidict import CIMultiDict
 
+from .exchange import Answered, Exchange, is_known
+
 __all__ = [
-    "MAX_HEADER_BYTES",
     "PROBES",
     "InHand",
     "Machinery",
     "Route",
     "answer_of",
     "as_json",
-    "is_too_long",
     "route_of",
 ]
-
-MAX_HEADER_BYTES = 100 * 1024
-"""How long, and how many, an answer's headers may be: httpcore's limit, so the sync client's."""
 
 PROBES: tuple[Mapping[str, Any], ...] = (
     {"messages": [{"role": "user", "content": 'Ä "quoted"\n\u2028 \U0001f600'}], "n": 1},
@@ -62,7 +59,7 @@ _STEPS = {
 """The methods, of the SDK's client, httpx's and its transport, that are gone round here."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Route:
     """Where one kind of POST goes, and with what. On the loop that its client is of.
 
@@ -86,6 +83,7 @@ class Route:
     http_client: Any
     transport: Any
     listeners: Sequence[tuple[logging.Logger, int]]
+    _exchange: Exchange | None = field(default=None, init=False, repr=False)
 
     @property
     def is_open(self) -> bool:
@@ -105,48 +103,44 @@ class Route:
             The answer and its headers; or, in hand, what the SDK has to see.
         """
         try:
-            response = await _session_of(self.transport).request(
-                "POST",
-                self.url,
-                headers=self._headers(content, retries),
-                data=content,
-                allow_redirects=False,
-                auto_decompress=False,
-                timeout=self.timeout,
-            )
+            answered = await self._exchange_now().post(content, self._changed_headers(retries))
         except Exception as error:
             return InHand(error=error)
-        if not _is_plain(response):
-            return InHand(response)
-        try:
-            body = await response.read()
-        except Exception as error:
-            return InHand(_ReadResponse(response, b"", error))
-        answer = answer_of(self.cast_to, self._decoded(response, body))
+        answer = None
+        if answered.error is None and _is_plain(answered):
+            answer = answer_of(self.cast_to, self._decoded(answered))
         if answer is None:
-            return InHand(_ReadResponse(response, body))
-        answer._request_id = response.headers.get("x-request-id")
-        return answer, response.headers
+            return InHand(answered)
+        answer._request_id = answered.headers.get("x-request-id")
+        return answer, answered.headers
 
-    def _decoded(self, response: aiohttp.ClientResponse, body: bytes) -> bytes:
+    def _exchange_now(self) -> Exchange:
+        """Return the exchange over the session that the transport has."""
+        session = _session_of(self.transport)
+        if self._exchange is None or self._exchange.session is not session:
+            self._exchange = Exchange(session, self.url, self.headers, self.timeout)
+        return self._exchange
+
+    def _decoded(self, answered: Answered) -> bytes:
         """Return a body as it was before it was compressed, by httpx; empty if that fails."""
-        if "content-encoding" not in response.headers:
-            return body
+        if "content-encoding" not in answered.headers:
+            return answered.body
         httpx = sys.modules[_package_of(type(self.request))]
         try:
-            content: bytes = httpx.Response(200, headers=response.raw_headers, content=body).content
+            content: bytes = httpx.Response(
+                200, headers=answered.raw_headers, content=answered.body
+            ).content
         except Exception:  # which the SDK will come to as well
             return b""
         return content
 
-    def _headers(self, content: bytes, retries: int) -> CIMultiDict[str]:
-        headers = self.headers.copy()
-        headers[_LENGTH] = str(len(content))
-        if retries and headers.get(_RETRIES) == "0":
-            headers[_RETRIES] = str(retries)
+    def _changed_headers(self, retries: int) -> dict[str, str]:
+        changed = {}
+        if retries and self.headers.get(_RETRIES) == "0":
+            changed[_RETRIES] = str(retries)
         if (cookies := self._cookies()) is not None:
-            headers[_COOKIE] = cookies
-        return headers
+            changed[_COOKIE] = cookies
+        return changed
 
     def _cookies(self) -> str | None:
         """Return the header of the cookies that servers have set, if there is one."""
@@ -163,15 +157,19 @@ class InHand:
     """What has come of a request that was sent: the SDK's transport finds it in aiohttp's place.
 
     Args:
-        response: aiohttp's response, its body not read; or what looks like it.
+        answered: The answer.
         error: The failure, if it is one.
         is_late: Whether that is the end of the time which the attempt had.
     """
 
     def __init__(
-        self, response: Any = None, error: Exception | None = None, *, is_late: bool = False
+        self,
+        answered: Answered | None = None,
+        error: Exception | None = None,
+        *,
+        is_late: bool = False,
     ) -> None:
-        self._response = response
+        self._answered = answered
         self.error = error
         self.is_late = is_late
 
@@ -182,35 +180,7 @@ class InHand:
     async def __aenter__(self) -> Any:
         if self.error is not None:
             raise self.error
-        return self._response
-
-    def close(self) -> None:
-        """Let go of a response that nobody has asked for."""
-        if isinstance(self._response, aiohttp.ClientResponse):
-            self._response.close()
-
-
-class _ReadResponse:
-    """A response whose body was read, or could not be, as far as the SDK's transport knows it."""
-
-    def __init__(
-        self, response: aiohttp.ClientResponse, body: bytes, error: Exception | None = None
-    ) -> None:
-        self.status = response.status
-        self.reason = response.reason
-        self.raw_headers = response.raw_headers
-        self.content = self
-        self._body = body
-        self._error = error
-
-    async def iter_chunked(self, _size: int) -> AsyncIterator[bytes]:
-        """Yield what was read, or raise what came instead."""
-        if self._error is not None:
-            raise self._error
-        yield self._body
-
-    async def __aexit__(self, *_: object) -> None:
-        """Do nothing: the connection was given back when the body was read."""
+        return self._answered
 
 
 def route_of(http_client: Any, requests: Sequence[Any], cast_to: type[Any]) -> Route | None:
@@ -229,6 +199,8 @@ def route_of(http_client: Any, requests: Sequence[Any], cast_to: type[Any]) -> R
         _models_in(cast_to)  # type: ignore[arg-type] # a class is hashable
     except (AttributeError, TypeError):
         return None
+    if not is_known():
+        return None
     first = requests[0]
     transport = http_client._transport_for_url(first.url)
     headers = {name: value for name, value in first.headers.items() if name != _LENGTH}
@@ -239,6 +211,8 @@ def route_of(http_client: Any, requests: Sequence[Any], cast_to: type[Any]) -> R
         if (request.url, dict(request.headers)) != (first.url, headers | length):
             return None
     if transport.proxy or transport.uds or first.url.userinfo or http_client.auth:
+        return None
+    if first.url.scheme not in ("http", "https") or not first.url.host:
         return None
     if "x-stainless-raw-response" in headers or (_COOKIE in headers and not http_client.cookies):
         return None
@@ -320,18 +294,13 @@ def _session_of(transport: Any) -> aiohttp.ClientSession:
     return session  # type: ignore[no-any-return]
 
 
-def _is_plain(response: aiohttp.ClientResponse) -> bool:
+def _is_plain(answered: Answered) -> bool:
     """Tell whether an answer has nothing to its head that the SDK would have to look at."""
-    headers = response.headers
-    if response.status != HTTPStatus.OK or "set-cookie" in headers:
+    headers = answered.headers
+    if answered.status != HTTPStatus.OK or "set-cookie" in headers:
         return False
     content_type, *_ = headers.get("content-type", "").split(";")
-    return content_type.endswith("json") and not is_too_long(response.raw_headers)
-
-
-def is_too_long(headers: Iterable[tuple[bytes, bytes]]) -> bool:
-    """Tell whether the headers of an answer are more than the sync client would read."""
-    return sum(len(name) + len(value) for name, value in headers) > MAX_HEADER_BYTES
+    return content_type.endswith("json") and not answered.is_too_long
 
 
 def answer_of(cast_to: type[Any], body: bytes) -> Any:

@@ -25,10 +25,11 @@ from hypothesis import strategies as st
 from openai._models import construct_type
 from openai.types.chat import ChatCompletion
 
-from gptx_async import errors
+from gptx_async import errors, exchange
 from gptx_async.batch import wait_for
 from gptx_async.bridge import StandInClient
 from gptx_async.client import ClientSettings
+from gptx_async.exchange import Answered, Exchange
 from gptx_async.request import Terms
 from gptx_async.service import Call, LoopScope, default_service
 from gptx_async.testing import (
@@ -256,6 +257,18 @@ def sending(head: Mapping[str, str], body: bytes, status: str = "200 OK") -> Res
     return respond
 
 
+def sending_raw(before: bytes, head: Mapping[str, str], body: bytes) -> Respond:
+    """Send some bytes, then an answer if there is a head; and close."""
+
+    def respond(received: Received, connection: socket.socket) -> bool:
+        connection.sendall(before)
+        if head:
+            sending(head, body)(received, connection)
+        return True
+
+    return respond
+
+
 ANSWER = json.dumps(completion("the answer")).encode()
 JSON_TYPE = {"content-type": "application/json"}
 
@@ -275,6 +288,13 @@ HEADS: dict[str, Respond] = {
     "a deep extra": sending(
         JSON_TYPE, ANSWER[:-1] + b', "extra": ' + b"[" * 300 + b"]" * 300 + b"}"
     ),
+    "an interim answer": sending_raw(
+        b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n", JSON_TYPE, ANSWER
+    ),
+    "another protocol": sending_raw(
+        b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n", {}, b""
+    ),
+    "no content": sending_raw(b"HTTP/1.1 204 No Content\r\n\r\n", {}, b""),
     "long headers": sending(JSON_TYPE | {"x-long": "x" * 101 * 1024}, ANSWER),
 }
 
@@ -286,8 +306,94 @@ def test_an_odd_answer_comes_to_the_same_as_by_the_sdk(respond: Respond) -> None
         ask = functools.partial(stand_in_of(client).chat.completions.create, **CHAT)
         with by_the_sdk():
             expected = outcome_of(ask)
+        server.settle()
         assert repr(outcome_of(ask)) == repr(expected)  # a NaN is not equal to itself
         assert len(server.received) == 2
+
+
+@pytest.mark.parametrize("key", ["sk-\x01", "sk-\r\nx: y", "sk-\x7f", "sk-\xe9"])
+def test_a_key_with_an_odd_character_comes_to_the_same_as_by_the_sdk(
+    fake_openai: FakeOpenAI, key: str
+) -> None:
+    client = openai.OpenAI(api_key=key, base_url=fake_openai.base_url, max_retries=0)
+    ask = functools.partial(stand_in_of(client).chat.completions.create, **CHAT)
+    with by_the_sdk():
+        expected = outcome_of(ask)
+    assert outcome_of(ask) == expected
+
+
+@pytest.fixture
+def posts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The lengths of the bodies that were sent past the SDK."""
+    seen: list[int] = []
+    post = Exchange.post
+
+    async def post_and_tell(self: Exchange, content: bytes, changed: Mapping[str, str]) -> Answered:
+        seen.append(len(content))
+        return await post(self, content, changed)
+
+    monkeypatch.setattr(Exchange, "post", post_and_tell)
+    return seen
+
+
+def test_what_may_take_its_time_to_be_sent_goes_by_the_sdk(
+    fake_openai: FakeOpenAI, posts: list[int]
+) -> None:
+    """The time for its answer is not to begin before it is sent, nor its answer to be missed."""
+    client = openai.OpenAI(api_key="sk-key", base_url=fake_openai.base_url, max_retries=0)
+    stand_in = stand_in_of(client)
+    for text in ("a", "b" * 50_000, "c" * 70_000):
+        stand_in.chat.completions.create(
+            messages=[{"role": "user", "content": text}], model="gpt-4o-mini"
+        )
+    assert len(fake_openai.requests) == 3
+    assert len(posts) == 2
+    assert max(posts) < exchange.MOST_BYTES
+
+
+def test_another_aiohttp_than_is_known_has_no_route(
+    fake_openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Parser:
+        def set_response_params(self, *, another: int = 0) -> None: ...
+
+    monkeypatch.setattr(exchange, "ResponseHandler", Parser)
+    client = openai.OpenAI(api_key="sk-key", base_url=fake_openai.base_url, max_retries=0)
+    told = stand_in_of(client).chat.completions.create(**CHAT)
+    assert isinstance(told, ChatCompletion)
+    assert routes_of(client) == [None]
+
+
+def test_a_connection_is_used_again_but_not_after_its_call_was_given_up(
+    posts: list[int],
+) -> None:
+    is_silent = False
+    calls: list[Call[Any]] = []
+
+    def respond(received: Received, connection: socket.socket) -> object:
+        if is_silent:
+            calls[-1].cancel()
+            return False
+        return sending(JSON_TYPE, ANSWER)(received, connection)
+
+    def dispatch(request: Any) -> Any:
+        calls.append(Call(request))
+        return wait_for(calls[-1])
+
+    with HostileServer(respond) as server:
+        client = openai.OpenAI(api_key="sk-key", base_url=server.base_url, max_retries=0)
+        ask = functools.partial(StandInClient(client, dispatch).chat.completions.create, **CHAT)
+        for _ in range(3):
+            ask()
+        assert server.connections == 1
+        is_silent = True
+        with pytest.raises(errors.CallCancelledError):
+            ask()
+        server.wait_for(lambda: server.open_connections == 0)
+        is_silent = False
+        ask()
+        assert server.connections == 2
+        assert len(posts) == len(server.received) == 5
 
 
 def test_a_redirect_is_followed_as_by_the_sdk() -> None:
@@ -402,6 +508,8 @@ def test_a_route_is_what_the_requests_have_in_common() -> None:
         assert route_of(http_client, [usual[0], other], ChatCompletion) is None, odd
     for odd in (
         {"url": "http://user:secret@127.0.0.1:9/v1/x"},
+        {"url": "ftp://127.0.0.1:9/v1/x"},
+        {"url": "http:///v1/x"},
         {"headers": {"cookie": "a=b"}},
         {"headers": {"x-stainless-raw-response": "true"}},
     ):
