@@ -235,14 +235,19 @@ def _check_transport() -> Check:
     try:
         import openai
 
+        from .exchange import is_known
+
         client = openai.DefaultAioHttpClient()
         asyncio.run(client.aclose())
     except (ImportError, RuntimeError) as error:
         return Check("transport", "fail", f"the SDK can't use aiohttp ({error})", remedy)
     httpx = next(base.__module__ for base in type(client).__mro__ if base.__name__ == "AsyncClient")
     name = httpx.partition(".")[0]
-    versions = f"{name} {importlib.metadata.version(name)}"
-    return Check("transport", "ok", f"{versions} over aiohttp {_version_of('aiohttp')}")
+    text = f"{name} {importlib.metadata.version(name)} over aiohttp {_version_of('aiohttp')}"
+    if not is_known():
+        text += ", which this package does not know: each call takes the SDK's own, slower path"
+        return Check("transport", "warn", text, "Install aiohttp 3.14: pip install 'aiohttp<3.15'.")
+    return Check("transport", "ok", text)
 
 
 def _check_configuration(*, are_given: bool) -> tuple[Configuration, Check]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from gptx_async import cli, doctor
+from gptx_async import cli, doctor, exchange
 from gptx_async.doctor import engine_of
 from gptx_async.offline import provide_vocabularies
 from gptx_async.testing import HTML, FakeOpenAI, HTTPFault, Stall
@@ -71,6 +71,15 @@ def test_a_machine_that_is_well_has_no_failure(examine: Examine, folder: Path) -
     assert checks["configuration"]["text"] == str(folder / "symai.config.json")
     assert checks["key"]["text"].startswith("present: NEUROSYMBOLIC_ENGINE_API_KEY in ")
     assert checks["model"]["text"] == "gpt-4o-mini: GPTXChatEngine"
+
+
+def test_another_aiohttp_than_is_known_is_a_warning(
+    examine: Examine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange, "_serialize_headers", None)
+    checks = examine()
+    assert status_of(checks) == {"transport": "warn"}
+    assert "slower path" in checks["transport"]["text"]
 
 
 def test_the_report_for_people_has_a_line_and_a_remedy_for_each(
