@@ -16,7 +16,7 @@ import asyncio
 import builtins
 import inspect
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import aiohttp
 import yarl
@@ -66,10 +66,9 @@ class Answered:
         raw_headers: The headers as they came.
         body: The body, as it came: perhaps compressed.
         error: Why there is no body, if it could not be read.
-        content: Itself.
     """
 
-    __slots__ = ("body", "content", "error", "headers", "raw_headers", "reason", "status")
+    __slots__ = ("body", "error", "headers", "raw_headers", "reason", "status")
 
     def __init__(self, message: Any) -> None:
         self.status: int = message.code
@@ -78,7 +77,11 @@ class Answered:
         self.raw_headers: Sequence[tuple[bytes, bytes]] = message.raw_headers
         self.body = b""
         self.error: Exception | None = None
-        self.content = self
+
+    @property
+    def content(self) -> Self:
+        """Itself, that is to be read by `iter_chunked`."""
+        return self
 
     @property
     def is_too_long(self) -> bool:
