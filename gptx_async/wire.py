@@ -52,11 +52,12 @@ _LENGTH, _RETRIES, _COOKIE = "content-length", "x-stainless-retry-count", "cooki
 
 _STEPS = {
     "post", "request", "build_request", "send", "handle_async_request", "_build_headers",
-    "_build_request", "_prepare_options", "_prepare_request", "_process_response",
+    "_build_request", "_prepare_options", "_prepare_request", "_process_response", "_request",
     "_process_response_data", "_send_handling_auth", "_send_handling_redirects", "_send_request",
     "_send_single_request", "_should_stream_response_body",
 }  # fmt: skip
-"""The methods, of the SDK's client, httpx's and its transport, that are gone round here."""
+"""The methods, of the SDK's client, httpx's, its transport and aiohttp's session, that are gone
+round here."""
 
 
 @dataclass(slots=True, eq=False)
@@ -87,8 +88,12 @@ class Route:
 
     @property
     def is_open(self) -> bool:
-        """Whether it may be used now: the client, too, and nobody listens to what is logged."""
+        """Whether it may be used now: the client, too, and nobody listens to a call or its log."""
         if self.http_client.is_closed:
+            return False
+        session = _session_of(self.transport)
+        put_in = [*session.trace_configs, *getattr(session, "_middlewares", ())]
+        if put_in:  # by a package that patches the session's constructor
             return False
         return not any(logger.isEnabledFor(level) for logger, level in self.listeners)
 
@@ -250,7 +255,8 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=
 class Machinery:
     """The methods of a client that are gone round here, to see that nobody has put in others.
 
-    A package that instruments the SDK or httpx by patching one of them has to see each call.
+    A package that instruments the SDK, httpx or aiohttp by patching one of them has to see each
+    call.
 
     Args:
         client: The SDK's client.
@@ -259,6 +265,7 @@ class Machinery:
 
     def __init__(self, client: openai.AsyncOpenAI, http_client: Any) -> None:
         kinds = [type(each) for each in (client, http_client, http_client._transport)]
+        kinds.append(aiohttp.ClientSession)
         self._steps = [(kind, name) for kind in kinds for name in _STEPS if hasattr(kind, name)]
         self._original = self._present() if all(map(_is_of_its_package, self._steps)) else None
 

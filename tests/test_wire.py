@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import aiohttp
 import httpx2
 import openai
 import pytest
@@ -454,6 +455,55 @@ def test_the_route_is_closed_while_its_machinery_is_patched(
     ask()
     assert calls == ["request"] * 2
     assert len(fake_openai.requests) == 4
+
+
+def test_a_patched_session_of_aiohttp_sees_each_call(
+    fake_openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = openai.OpenAI(api_key="sk-key", base_url=fake_openai.base_url)
+    ask = functools.partial(stand_in_of(client).chat.completions.create, **CHAT)
+    original = aiohttp.ClientSession._request
+    calls: list[str] = []
+
+    async def note(self: Any, method: str, *args: Any, **kwargs: Any) -> Any:
+        calls.append(method)
+        return await original(self, method, *args, **kwargs)
+
+    ask()
+    monkeypatch.setattr(aiohttp.ClientSession, "_request", note)
+    ask()
+    assert calls == ["POST"]
+    assert len(fake_openai.requests) == 2
+
+
+@pytest.mark.parametrize("what", ["trace_configs", "middlewares"])
+def test_what_a_package_has_put_into_the_session_sees_each_call(
+    fake_openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """As packages that trace aiohttp do, by patching the constructor of its session."""
+    original = aiohttp.ClientSession.__init__
+    seen: list[str] = []
+
+    async def started(*_: Any) -> None:
+        seen.append(what)
+
+    async def middleware(request: Any, handler: Any) -> Any:
+        seen.append(what)
+        return await handler(request)
+
+    def build(self: Any, *args: Any, **kwargs: Any) -> None:
+        traced = aiohttp.TraceConfig()
+        traced.on_request_start.append(started)
+        added: Any = [traced] if what == "trace_configs" else [middleware]
+        original(self, *args, **(kwargs | {what: added}))
+
+    monkeypatch.setattr(aiohttp.ClientSession, "__init__", build)
+    client = openai.OpenAI(api_key=f"sk-{what}", base_url=fake_openai.base_url)
+    ask = functools.partial(stand_in_of(client).chat.completions.create, **CHAT)
+    ask()
+    ask()
+    assert seen == [what] * 2
+    assert len(fake_openai.requests) == 2
 
 
 def test_a_client_made_while_the_machinery_is_patched_has_no_route(
