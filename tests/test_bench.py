@@ -427,6 +427,7 @@ def test_parts_of_the_cpu_time_add_up() -> None:
             measured("aiohttp-parsed", 0.03),
             measured("aiohttp", 0.02),
             measured("symbolicai", 0.05),
+            measured("symbolicai-eased", 0.04),
         ]
     )
     parts = cpu_parts(book, "512 in flight", ["engine-batch", "sdk-aiohttp", "floor", "sdk"])
@@ -437,13 +438,33 @@ def test_parts_of_the_cpu_time_add_up() -> None:
     }
     engine = {name: round(each) for name, each in parts["engine-batch"].items()}
     assert engine == {
-        "symbolicai": 500,
-        "batch and hand-over": 100,
+        "symbolicai": 400,
+        "batch and hand-over": 200,
         "HTTP": 200,
         "the answer's model": 100,
         "SDK, retries, pacing": 1_100,
     }
     assert cpu_parts(Book(), "512 in flight", ["sdk"]) == {}
+
+
+def test_http_is_no_more_than_the_loop_has_taken() -> None:
+    book = Book(
+        [
+            measured("engine-batch", 0.09, caller_cpu=0.06),
+            measured("aiohttp-parsed", 0.05),
+            measured("aiohttp", 0.04),
+            measured("symbolicai", 0.08),
+            measured("symbolicai-eased", 0.05),
+        ]
+    )
+    parts = cpu_parts(book, "512 in flight", ["engine-batch"])["engine-batch"]
+    assert {name: round(each) for name, each in parts.items()} == {
+        "symbolicai": 500,
+        "batch and hand-over": 100,
+        "HTTP": 200,
+        "the answer's model": 100,
+        "SDK, retries, pacing": 0,
+    }
 
 
 def test_pace_is_a_command_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,12 +17,14 @@ from .server import answer_to
 from .workloads import KEY, MODEL, Answer, Ask, Item, Open, Workload
 
 __all__ = [
+    "eased",
     "installed",
     "instant",
     "make_argument",
     "open_batch",
     "open_frozen_batch",
     "open_scheduler",
+    "open_uncollected_batch",
     "registered",
     "threaded",
 ]
@@ -71,6 +73,30 @@ def instant(workload: Workload, base_url: str) -> Iterator[Any]:
         engine.client = SimpleNamespace(chat=SimpleNamespace(completions=completions))
         yield engine
         engine.client = client
+
+
+@contextlib.contextmanager
+def eased(workload: Workload, base_url: str) -> Iterator[Any]:
+    """Do as `instant`, with what this engine spares symbolicai: see `tokens.py` and `lookup.py`."""
+    from ... import lookup
+    from ...tokens import remembering
+
+    class Told:
+        def __init__(self, engine: Any) -> None:
+            self.prepare = engine.prepare
+            self._engine = engine
+
+        def __call__(self, argument: Any) -> Any:
+            lookup.note_found(argument, None)
+            lookup.put_engine(argument)
+            try:
+                return self._engine(argument)
+            finally:
+                lookup.take_engine_away()
+
+    with instant(workload, base_url) as engine:
+        engine.tokenizer = remembering(engine.tokenizer)
+        yield Told(engine)
 
 
 def _answer_at_once(**payload: Any) -> Any:
@@ -142,6 +168,15 @@ def open_frozen_batch(workload: Workload, base_url: str) -> Iterator[Ask]:
         gc.collect()
         gc.freeze()
         yield ask
+
+
+@contextlib.contextmanager
+def open_uncollected_batch(workload: Workload, base_url: str) -> Iterator[Ask]:
+    """Do as `open_batch`, without a garbage collector: what is left is to be had by no means."""
+    with open_batch(workload, base_url) as ask:
+        gc.disable()
+        yield ask
+        gc.enable()
 
 
 @contextlib.contextmanager

@@ -16,9 +16,11 @@ __all__ = ["Book", "Growth", "Measured", "Spread", "Target", "cpu_parts", "sprea
 
 ENGINE, SYNC, FLOOR = "engine-batch", "gptx-loop", "floor"
 
+EASED = "symbolicai-eased"
+"""symbolicai's work as this engine has it done: a text is tokenised once, the engine found once."""
+
 FLOOR_PARTS = ("symbolicai", "aiohttp")
-"""What makes up the floor, one after the other: nothing that does symbolicai's work can be faster
-in one thread."""
+"""What makes up the floor, one after the other: symbolicai's work as it does that by itself."""
 
 
 class Spread(NamedTuple):
@@ -265,17 +267,17 @@ def cpu_parts(book: Book, workload: str, rivals: Sequence[str]) -> dict[str, dic
     """Split each rival's CPU microseconds per call by where they go.
 
     No profiler: the pieces are rivals of their own, run alone. `symbolicai` is arguments, prompts
-    and forward; `aiohttp` is HTTP, and what `aiohttp-parsed` takes more is the SDK's model of the
-    answer. What is left of the thread that asks is this engine's batch and hand-over; what is left
-    of a loop is the SDK, and for this engine retries, pacing and counting. A piece that takes more
-    alone than the whole leaves nothing.
+    and forward, for this engine `symbolicai-eased`; `aiohttp` is HTTP, and what `aiohttp-parsed`
+    takes more is the SDK's model of the answer. What is left of the thread that asks is this
+    engine's batch and hand-over; what is left of a loop is the SDK, and for this engine retries,
+    pacing and counting. HTTP is no more than the loop has taken in all.
     """
     cpu = {
         name: found.median
-        for name in {*rivals, *FLOOR_PARTS, "aiohttp-parsed"}
+        for name in {*rivals, *FLOOR_PARTS, EASED, "aiohttp-parsed"}
         if (found := book.spread(name, workload, lambda each: each.cpu_per_call)) is not None
     }
-    if not {*FLOOR_PARTS, "aiohttp-parsed"} <= cpu.keys():
+    if not {*FLOOR_PARTS, EASED, "aiohttp-parsed"} <= cpu.keys():
         return {}
     http, model = cpu["aiohttp"], max(0.0, cpu["aiohttp-parsed"] - cpu["aiohttp"])
     caller = book.spread(ENGINE, workload, lambda each: 1e6 * each.caller_cpu / each.calls)
@@ -283,15 +285,17 @@ def cpu_parts(book: Book, workload: str, rivals: Sequence[str]) -> dict[str, dic
     for name in rivals:
         if name not in cpu:
             continue
-        own = cpu["symbolicai"] if name == FLOOR or name.startswith(("engine", "gptx")) else 0.0
-        bridge = 0.0
+        own = cpu["symbolicai"] if name == FLOOR else 0.0
+        asking = 0.0  # what the thread that asks takes, where that is not the loop's
         if name == ENGINE and caller is not None:
-            bridge = max(0.0, caller.median - own)
+            asking, own = caller.median, min(cpu[EASED], caller.median)
+        made = 0.0 if name in FLOOR_PARTS or name == FLOOR else model
+        on_loop = cpu[name] - (asking or own)
         known = {
             "symbolicai": own,
-            "batch and hand-over": bridge,
-            "HTTP": http,
-            "the answer's model": 0.0 if name in FLOOR_PARTS or name == FLOOR else model,
+            "batch and hand-over": max(0.0, asking - own),
+            "HTTP": max(0.0, min(http, on_loop - made)),
+            "the answer's model": made,
         }
         parts[name] = known | {"SDK, retries, pacing": max(0.0, cpu[name] - sum(known.values()))}
     return parts

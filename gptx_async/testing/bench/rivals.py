@@ -65,6 +65,12 @@ _ALL = (
         engines.open_frozen_batch,
     ),
     Rival(
+        "engine-uncollected",
+        "this engine, one batch, without GC",
+        "symbolicai",
+        engines.open_uncollected_batch,
+    ),
+    Rival(
         "engine-threads",
         "this engine, from threads",
         "symbolicai",
@@ -120,6 +126,13 @@ _ALL = (
         "symbolicai's work alone, no HTTP",
         "symbolicai",
         engines.threaded(engines.instant, 1),
+        sends=False,
+    ),
+    Rival(
+        "symbolicai-eased",
+        "the same, as this engine has it done",
+        "symbolicai",
+        engines.threaded(engines.eased, 1),
         sends=False,
     ),
     Rival("sockets", "bare sockets: the server's limit", "plain", clients.open_sockets),
