@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import weakref
 from typing import Any
 
 from symai.components import DynamicEngine
@@ -56,7 +57,7 @@ def note_found(argument: Any, found: Any) -> None:
         argument: The item's.
         found: What `entered_dynamic_engine` has found for its batch.
     """
-    _thread.found = argument, found
+    _thread.found = weakref.ref(argument), found
 
 
 def put_engine(argument: Any) -> None:
@@ -74,7 +75,7 @@ def put_engine(argument: Any) -> None:
     engine = EngineRepository.list().get(NEUROSYMBOLIC)
     if engine is None:
         return
-    if found is None or found[0] is not argument:  # an item's handler may ask as well, say
+    if found is None or found[0]() is not argument:  # an item's handler may ask as well, say
         engine = EngineRepository.get(NEUROSYMBOLIC)
     elif found[1] is not None:
         engine = found[1].engine_instance
@@ -90,7 +91,7 @@ def take_engine_away() -> None:
 
 
 class _Thread(threading.local):
-    found: tuple[Any, Any] | None = None
+    found: tuple[weakref.ref[Any], Any] | None = None
     has_put = False
 
 
