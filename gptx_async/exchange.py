@@ -25,7 +25,7 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.http import HttpProcessingError
 from multidict import CIMultiDict
 
-__all__ = ["MAX_HEADER_BYTES", "MOST_BYTES", "Answered", "Exchange", "is_known"]
+__all__ = ["MAX_HEADER_BYTES", "MOST_BYTES", "Answered", "Exchange", "is_known", "is_too_long"]
 
 MAX_HEADER_BYTES = 100 * 1024
 """How long, and how many, an answer's headers may be: httpcore's limit, so the sync client's."""

@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from hostile import make_argument
 from symai import Expression, Symbol
 from symai.components import DynamicEngine
 from symai.context import CURRENT_ENGINE_VAR
-from symai.core import Argument
 from symai.functional import EngineRepository
 
 import gptx_async
@@ -27,13 +27,6 @@ def engine(fake_openai: FakeOpenAI) -> Iterator[AsyncGPTXBatchEngine]:
     gptx_async.uninstall()
 
 
-def argument(text: str, **kwargs: Any) -> Any:
-    argument = Argument((), kwargs, {"prompt": "Answer."})
-    argument.prop.instance = Symbol(text)
-    argument.prop.processed_input = text
-    return argument
-
-
 class Ask(Expression):  # type: ignore[misc] # symbolicai ships no types
     def forward(self, input: str, **_: Any) -> Any:  # noqa: A002 - a scheduler's name for an item
         return Symbol(input).query("b")
@@ -41,7 +34,7 @@ class Ask(Expression):  # type: ignore[misc] # symbolicai ships no types
 
 @pytest.fixture
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Each time that symbolicai looks through its callers, by the name of the last of them."""
+    """One entry for each time that symbolicai looks through its callers."""
     seen: list[str] = []
     get = EngineRepository.get_dynamic_engine_instance
 
@@ -72,14 +65,14 @@ def test_items_of_a_batch_have_symbolicai_look_at_no_caller(
     engine: AsyncGPTXBatchEngine, looks: list[str]
 ) -> None:
     for ask in (engine, engine.forward):
-        ask([argument("a"), argument("b")])
+        ask([make_argument("a"), make_argument("b")])
     assert looks == []
 
 
 def test_a_query_has_symbolicai_look_through_its_callers_once_for_its_tokens(
     engine: AsyncGPTXBatchEngine, looks: list[str]
 ) -> None:
-    prepared = argument("a")
+    prepared = make_argument("a")
     engine.prepare(prepared)
     engine(prepared)
     assert looks == ["looked"]
@@ -115,7 +108,7 @@ def test_code_of_the_application_finds_no_engine_put_for_it(
     def handler(name: str) -> Callable[..., None]:
         return lambda *_: found.__setitem__(name, where_engines_stand())
 
-    asked = argument(
+    asked = make_argument(
         "a",
         tools=tools(),
         except_remedy=remedy,
@@ -133,7 +126,7 @@ def test_code_of_the_application_finds_no_engine_put_for_it(
 def test_an_error_before_the_call_takes_the_engine_away(
     engine: AsyncGPTXBatchEngine, as_batch: bool
 ) -> None:
-    asked = argument("<|endoftext|>")  # which tiktoken refuses to count
+    asked = make_argument("<|endoftext|>")  # which tiktoken refuses to count
     engine.prepare(asked)
     if as_batch:
         [(_, metadata)] = engine([asked])
@@ -148,14 +141,14 @@ def test_each_item_finds_the_engine_that_is_registered_when_it_begins(
     engine: AsyncGPTXBatchEngine, tokenizers: list[Any]
 ) -> None:
     other = AsyncGPTXBatchEngine(KEY, "gpt-4")
-    first = argument(
+    first = make_argument(
         "a",
         output_handler=lambda *_: EngineRepository.register(
             lookup.NEUROSYMBOLIC, other, allow_engine_override=True
         ),
     )
     engine.window = 1
-    engine([first, argument("b")])
+    engine([first, make_argument("b")])
     EngineRepository.register(lookup.NEUROSYMBOLIC, engine, allow_engine_override=True)
     assert tokenizers == [engine] * 2 + [other] * 2
 
@@ -167,7 +160,7 @@ def test_a_block_that_was_entered_in_another_context_counts_the_tokens(
     block = DynamicEngine("gpt-4o", KEY)
     with ThreadPoolExecutor(1) as pool:
         pool.submit(contextvars.copy_context().run, block.__enter__).result(30)
-    asked = argument("a")
+    asked = make_argument("a")
     engine.prepare(asked)
     engine([asked]) if as_batch else engine(asked)
     assert tokenizers == [block.engine_instance] * 2
@@ -184,12 +177,12 @@ def test_a_block_within_a_handler_counts_the_tokens_of_what_is_asked_in_it(
         block = DynamicEngine("gpt-4o", KEY)
         contextvars.Context().run(block.__enter__)
         blocks.append(block.engine_instance)
-        other = argument("b")
+        other = make_argument("b")
         engine.prepare(other)
         engine.forward(other)
         block._entered = False
 
-    engine([argument("a", input_handler=ask_in_a_block)])
+    engine([make_argument("a", input_handler=ask_in_a_block)])
     assert tokenizers == blocks * 2 + [engine] * 2
 
 
@@ -197,5 +190,5 @@ def test_nothing_is_put_where_no_engine_is_registered(
     engine: AsyncGPTXBatchEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(EngineRepository, "list", staticmethod(dict))
-    lookup.put_engine(argument("a"))
+    lookup.put_engine(make_argument("a"))
     assert where_engines_stand() is None
