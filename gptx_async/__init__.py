@@ -15,7 +15,7 @@ from ._version import __version__
 if TYPE_CHECKING:
     from .dynamic import AsyncDynamicEngine, dynamic_engine
     from .engine import AsyncBatchEngine, AsyncGPTXBatchEngine, install, uninstall
-    from .governor import RateLimit
+    from .pacing.rate_limit import RateLimit
     from .runner import AsyncMap, Failed, Results, amap, map  # noqa: A004 - ours is meant
     from .telemetry import Percentiles, Stats, configure_logging
 
@@ -26,7 +26,7 @@ _ROOMS = {
     "AsyncMap": "runner",
     "Failed": "runner",
     "Percentiles": "telemetry",
-    "RateLimit": "governor",
+    "RateLimit": "pacing.rate_limit",
     "Results": "runner",
     "Stats": "telemetry",
     "amap": "runner",

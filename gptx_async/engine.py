@@ -33,7 +33,6 @@ from .errors import (
     SchedulerError,
     TimeoutError,  # noqa: A004 - ours is meant
 )
-from .governor import Pacing, RateLimit
 from .lookup import (
     NEUROSYMBOLIC,
     entered_dynamic_engine,
@@ -42,6 +41,8 @@ from .lookup import (
     take_engine_away,
 )
 from .options import EngineOptions, checked
+from .pacing.governor import Pacing
+from .pacing.rate_limit import RateLimit
 from .providers import build_engine, check_engine, client_options, engine_class_of
 from .request import BatchGroup, Request, Terms, estimate_tokens
 from .retry import PATIENCE

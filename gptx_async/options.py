@@ -15,7 +15,7 @@ from typing import Any, TypedDict
 import openai
 
 from .errors import ConfigurationError
-from .governor import RateLimit
+from .pacing.rate_limit import RateLimit
 
 __all__ = ["EngineOptions", "checked"]
 

@@ -17,7 +17,7 @@ from . import retry, telemetry
 from .client import Client, ClientSettings
 from .direct import Post
 from .errors import CostLimitError
-from .governor import Governor, Pacing, Permit, StarvedError, Ticket
+from .pacing.governor import Governor, Pacing, Permit, StarvedError, Ticket
 from .telemetry import Recorder
 
 if TYPE_CHECKING:

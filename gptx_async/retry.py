@@ -18,7 +18,8 @@ import openai
 import tenacity
 
 from .errors import TimeoutError  # noqa: A004 - ours is meant
-from .governor import Permit, parse_duration
+from .pacing.buckets import parse_duration
+from .pacing.governor import Permit
 
 __all__ = [
     "PATIENCE",

@@ -26,7 +26,7 @@ from gptx_async.batch import Batch, wait_for
 from gptx_async.bridge import StandInClient
 from gptx_async.client import ClientSettings
 from gptx_async.errors import ServiceClosedError, UnsupportedClientError
-from gptx_async.governor import Pacing
+from gptx_async.pacing.governor import Pacing
 from gptx_async.request import Request
 from gptx_async.service import Call, LoopScope, default_service
 from gptx_async.testing import FakeOpenAI, Reset, Stall

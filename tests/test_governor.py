@@ -34,16 +34,11 @@ from typing import Any, TypeVar
 
 import pytest
 
-from gptx_async._limits import LearnedRate
 from gptx_async.errors import ConfigurationError, RequestTooLargeError
-from gptx_async.governor import (
-    Governor,
-    Pacing,
-    RateLimit,
-    StarvedError,
-    Ticket,
-    parse_duration,
-)
+from gptx_async.pacing.buckets import parse_duration
+from gptx_async.pacing.controller import LearnedRate
+from gptx_async.pacing.governor import Governor, Pacing, StarvedError, Ticket
+from gptx_async.pacing.rate_limit import RateLimit
 
 T = TypeVar("T")
 

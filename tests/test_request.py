@@ -24,7 +24,7 @@ from symai import Symbol
 from symai.core import Argument
 
 import gptx_async
-from gptx_async import AsyncGPTXBatchEngine, RateLimit, governor
+from gptx_async import AsyncGPTXBatchEngine, RateLimit
 from gptx_async.errors import (
     ConfigurationError,
     CostLimitError,
@@ -32,6 +32,7 @@ from gptx_async.errors import (
     LoopThreadDiedError,
     RequestTooLargeError,
 )
+from gptx_async.pacing import governor
 from gptx_async.request import CHARACTERS_PER_TOKEN, estimate_tokens
 from gptx_async.service import default_service
 from gptx_async.testing import BatchScheduler, FakeOpenAI, HTTPFault, RecordedRequest, Reset

@@ -14,7 +14,7 @@ from typing import Any
 import openai
 import pytest
 
-from gptx_async._limits import Told, parse_duration, read_told
+from gptx_async.pacing.buckets import Told, parse_duration, read_told
 from gptx_async.testing import FakeOpenAI, Fault, HTTPFault, RateLimits, Reset, serve
 from gptx_async.testing.limits import (
     Limiter,

@@ -1,24 +1,16 @@
-"""What a governor's limits are: buckets, a rate and a concurrency that are learned from answers.
+"""What the governor learns from answers: a rate from 429s, and a concurrency from overload.
 
-Arithmetic alone: nothing here waits, and times (seconds of the loop's clock) are arguments. A
-request is known by its number: how many had been sent before it.
+Arithmetic only: nothing here waits, and times (seconds of the loop's clock) are arguments. A
+request is known by its number, which is the number of requests sent before it.
 """
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Mapping
-from typing import NamedTuple
 
-__all__ = ["Bucket", "LearnedRate", "ServerBucket", "Slots", "Told", "parse_duration", "read_told"]
+from .buckets import Bucket
 
-WAY_JITTER = 0.05
-"""Seconds by which requests may come closer together than they were sent, or overtake each other.
-
-The server's bucket is kept that much from empty. It costs nothing: what is left in there once is
-not missed again.
-"""
+__all__ = ["LearnedRate", "Slots"]
 
 FINE_CUT = 0.95
 FINE_GROWTH = 0.0005
@@ -48,164 +40,6 @@ LEAST_OF_PROVEN = 1 / 8
 
 MEASURE_SECONDS = 0.3
 """How far apart two 429s have to be for what was accepted in between to tell the server's rate."""
-
-DAY = 86_400
-
-
-class Bucket:
-    """A token bucket whose level may go below zero.
-
-    The level rises by `rate` a second up to `capacity`. A request larger than the bucket goes
-    through when it is full and leaves a debt: a bucket that waits for all of a large request never
-    admits it (shobrook/openlimit). It starts with `capacity`, not with a minute's worth, which
-    would give twice the rate in the first minute (mjpieters/aiolimiter#298).
-    """
-
-    def __init__(self, rate: float, capacity: float, now: float) -> None:
-        self.rate = rate
-        self.capacity = capacity
-        self.level = capacity
-        self._at = now
-
-    def change(self, rate: float, capacity: float, now: float) -> None:
-        """Go on with another rate and capacity."""
-        self._refill(now)
-        self.rate = rate
-        self.capacity = capacity
-        self.level = min(self.level, capacity)
-
-    def delay(self, cost: float, now: float) -> float:
-        """Return the seconds until a request of this cost may be sent."""
-        self._refill(now)
-        missing = min(cost, self.capacity) - self.level
-        return missing / self.rate if missing > 1e-6 else 0.0
-
-    def take(self, cost: float) -> None:
-        """Book a request that is sent now; negative to give back."""
-        self.level -= cost
-
-    def _refill(self, now: float) -> None:
-        self.level = min(self.capacity, self.level + self.rate * (now - self._at))
-        self._at = now
-
-
-class Told(NamedTuple):
-    """What a server said of one of its limits, with an answer."""
-
-    rate: float
-    """How much comes in per second."""
-
-    remaining: float | None
-    """What was left when the request had come; None when it did not say."""
-
-
-def read_told(headers: Mapping[str, str], kind: str) -> Told | None:
-    """Read `x-ratelimit-limit-*`, `-remaining-*` and `-reset-*`; None for nothing or nonsense.
-
-    A limit is a minute's (https://platform.openai.com/docs/guides/rate-limits). One whose bucket
-    takes longer than a minute to be full is of a longer window, and what comes in per second
-    follows from the time: OpenAI's and Groq's request headers are often those of the day
-    (https://console.groq.com/docs/rate-limits).
-
-    Args:
-        headers: An answer's, that know a name in lower case.
-        kind: `requests` or `tokens`.
-    """
-    limit = _number(headers.get(f"x-ratelimit-limit-{kind}"))
-    if not limit:
-        return None
-    remaining = _number(headers.get(f"x-ratelimit-remaining-{kind}"))
-    if remaining is None or remaining > limit:
-        return Told(limit / 60, None)
-    reset = parse_duration(headers.get(f"x-ratelimit-reset-{kind}", "")) or 0.0
-    if 63 < reset <= DAY and remaining < limit:  # 63: a minute and the rounding
-        return Told((limit - remaining) / reset, remaining)
-    return Told(limit / 60, remaining)
-
-
-def _number(text: str | None) -> float | None:
-    """Read a figure that is finite and not negative."""
-    try:
-        number = float(text or "nan")
-    except ValueError:
-        return None
-    return number if 0 <= number < math.inf else None
-
-
-_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:([\d.]+)s)?(?:([\d.]+)ms)?")
-
-
-def parse_duration(text: str) -> float | None:
-    """Read '1s', '6m0s', '120ms', '1h2m3s' or '59.5', in seconds; None for anything else."""
-    match = _DURATION.fullmatch(text)
-    if match is None or not text:
-        return _number(text)
-    units = (DAY, 3600, 60, 1, 0.001)
-    try:
-        parts = [float(part or 0) * unit for part, unit in zip(match.groups(), units, strict=True)]
-    except ValueError:  # '1.2.3s'
-        return None
-    return sum(parts)
-
-
-class ServerBucket(Bucket):
-    """The server's own bucket, followed by what its answers say.
-
-    Its capacity is not told (a limit of 1,200 a minute may allow no more than 20 at once), so it is
-    the most that was seen in it.
-    """
-
-    def __init__(self, rate: float, now: float) -> None:
-        super().__init__(rate, max(1.0, rate), now)
-        self._told_by = -1
-        self._most_seen = 0.0
-        self._taken_at = now
-
-    def delay(self, cost: float, now: float) -> float:
-        """Return the seconds until a request may be sent: a minute after the last at most.
-
-        What it told may be wrong, or for a day: who waits is to learn that from its refusal.
-        """
-        return max(0.0, min(super().delay(cost, now), self._taken_at + 60 - now))
-
-    def take(self, cost: float) -> None:
-        """Book a request that is sent now."""
-        super().take(cost)
-        self._taken_at = self._at
-
-    def hear(
-        self,
-        told: Told,
-        number: int,
-        age: float,
-        later: float,
-        beside: float,
-        cost: float,
-        now: float,
-    ) -> None:
-        """Take over what an answer said, unless a later request has been answered already.
-
-        Args:
-            told: What it said.
-            number: The request's number.
-            age: The seconds since it was sent.
-            later: What the requests that were sent after it cost: they are not in the figure.
-            beside: What those cost that were sent with it, before: it may have come before them.
-            cost: What it cost itself.
-            now: The time.
-        """
-        if number <= self._told_by:
-            return
-        self._told_by = number
-        if told.remaining is None:
-            self.change(told.rate, self.capacity, now)
-            return
-        self._most_seen = max(self._most_seen, told.remaining + cost)
-        # What is left is told in whole numbers: half of one more, on average.
-        reserve = min(told.rate * WAY_JITTER + 0.5, self._most_seen / 4) - 0.5
-        self.change(told.rate, max(1.0, self._most_seen - reserve), now)
-        level = max(0.0, told.remaining - beside) + told.rate * age - later - reserve
-        self.level = min(self.capacity, level)
 
 
 class LearnedRate(Bucket):

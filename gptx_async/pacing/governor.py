@@ -31,10 +31,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ._limits import WAY_JITTER, Bucket, LearnedRate, ServerBucket, Slots, parse_duration, read_told
-from .errors import ConfigurationError, RequestTooLargeError
+from ..errors import ConfigurationError, RequestTooLargeError
+from .buckets import WAY_JITTER, Bucket, ServerBucket, read_told
+from .controller import LearnedRate, Slots
+from .rate_limit import RateLimit
 
-__all__ = ["Governor", "Pacing", "Permit", "RateLimit", "StarvedError", "Ticket", "parse_duration"]
+__all__ = ["Governor", "Pacing", "Permit", "StarvedError", "Ticket"]
 
 ROW_OF_FAILURES = 8
 """How many failures without a success between hold all; as many as are at work, if they are fewer.
@@ -80,36 +82,6 @@ RAMP_SECONDS = 2.0
 
 GUESSED_ANSWER = 256.0
 """Tokens that an answer without a limit is reckoned with before the first has come."""
-
-
-@dataclass(frozen=True)
-class RateLimit:
-    """What may be sent in a minute; None for no limit.
-
-    Attributes:
-        requests_per_minute: Requests.
-        tokens_per_minute: Tokens, of prompts and answers together.
-
-    Raises:
-        ConfigurationError: A limit is not a positive number.
-    """
-
-    requests_per_minute: float | None = None
-    tokens_per_minute: float | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("requests_per_minute", "tokens_per_minute"):
-            value = getattr(self, name)
-            if value is None:
-                continue
-            if (
-                isinstance(value, bool)
-                or not isinstance(value, int | float)
-                or not 0 < value < math.inf
-            ):
-                raise ConfigurationError(
-                    f"{name} is {value!r}. Give a number above 0, or None for no limit."
-                )
 
 
 @dataclass(frozen=True, eq=False)
