@@ -7,12 +7,15 @@ import sys
 import textwrap
 from collections.abc import Callable
 
+DEADLINE = 120.0
+"""Seconds after which a child process hangs: many, for a busy machine that imports symbolicai."""
+
 
 def run_child(
     program: str,
     *arguments: str,
     strict: bool = True,
-    seconds: float = 50.0,
+    seconds: float = DEADLINE,
     until: Callable[[], object] = lambda: None,
     lines: int = 1,
 ) -> subprocess.CompletedProcess[str]:

@@ -2,6 +2,17 @@
 
 All of it is set before symbolicai is imported, which reads its configuration from the working
 directory at import, and at no other time.
+
+How to write a test that fits in:
+
+- The suite runs on two workers, by file (`pytest -n 2 --dist loadfile`). Use port 0, `tmp_path` and
+  `monkeypatch`; rely on no other test; keep times, addresses and random values out of test ids.
+- `@pytest.mark.serial` for a test that measures memory or pace: `scripts/test` runs it alone, after
+  the rest. `@pytest.mark.long` for one that takes minutes: only `scripts/test --long` runs it.
+  `@pytest.mark.slow` for one that the edit loop can do without: `scripts/test --quick` leaves it
+  out.
+- Start child processes by `child.run_child`. The deadline of anything that may import symbolicai is
+  `child.DEADLINE`. Wait for events, never for times.
 """
 
 from __future__ import annotations
@@ -32,7 +43,11 @@ _environment = pytest.MonkeyPatch()
 _home = Path(tempfile.mkdtemp(prefix="gptx_async-tests-"))
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("dist", "no") != "no":
+        return  # pytest-xdist's controller runs no test; its workers find the arguments' files here
+    for name in ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START"):
+        _environment.delenv(name, raising=False)  # measure the workers, not the tests' children
     (_home / "symai.config.json").write_text(json.dumps(SYMAI_CONFIG))
     vocabularies = _home / "vocabularies"
     if provide_vocabularies(vocabularies) is None:

@@ -4,8 +4,9 @@ Load it by one line of the top conftest: `pytest_plugins = ["secrets_scan"]`.
 
 It looks at what the tests that passed or were skipped wrote to standard output and error, also
 through child processes, at what they logged, at warnings, and at the log files in the home
-directory that the suite gives symbolicai. Not at failed tests: an assertion that compares headers
-shows them, and the session has failed anyhow. With `-s` there is no output to look at.
+directory that the suite gives symbolicai; under pytest-xdist at all of it in every worker. Not at
+failed tests: an assertion that compares headers shows them, and the session has failed anyhow. With
+`-s` there is no output to look at.
 
 Every key of the suite begins with 'sk-' and goes on with a letter or a digit: what looks so is a
 key, but for `NO_KEYS`.
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,6 +27,9 @@ KEY = re.compile(r"(?<![A-Za-z0-9])sk-[A-Za-z0-9][\w-]*", re.ASCII)
 
 NO_KEYS: frozenset[str] = frozenset()
 """What looks like a key, and may be shown."""
+
+
+_OUTPUT = "gptx_async-secrets-scan"
 
 
 def keys_in(text: str) -> set[str]:
@@ -44,43 +49,58 @@ def _masked(key: str) -> str:
 class SecretsScan:
     """Collects where keys were seen.
 
+    Under pytest-xdist the controller looks at the reports, which reach it from all workers, and
+    each worker at the log files in its own home directory.
+
+    Args:
+        config: The session's. A worker's has `workeroutput`, which pytest-xdist sends.
+
     Attributes:
         places: Where, and which, in the order of their finding.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, config: pytest.Config) -> None:
         self.places: dict[str, None] = {}
-        self._of_the_test: dict[str, None] = {}
-        self._has_failed = False
+        self._workeroutput: dict[str, Any] | None = getattr(config, "workeroutput", None)
+        self._pending: dict[str, dict[str, None]] = {}
+        self._failed: set[str] = set()
 
     def look(self, place: str, text: str) -> None:
         self.places.update(_seen(place, text))
 
-    def pytest_runtest_logstart(self) -> None:
-        self._of_the_test, self._has_failed = {}, False
-
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed or hasattr(report, "wasxfail"):
-            self._has_failed = True
+            self._failed.add(report.nodeid)
+        pending = self._pending.setdefault(report.nodeid, {})
         for title, text in report.sections:
-            self._of_the_test.update(_seen(f"{report.nodeid}, {title.lower()}", text))
+            pending.update(_seen(f"{report.nodeid}, {title.lower()}", text))
         if report.skipped:
-            self._of_the_test.update(_seen(f"{report.nodeid}, its reason", report.longreprtext))
+            pending.update(_seen(f"{report.nodeid}, its reason", report.longreprtext))
 
-    def pytest_runtest_logfinish(self) -> None:
-        if not self._has_failed:
-            self.places.update(self._of_the_test)
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        pending = self._pending.pop(nodeid, {})
+        if nodeid not in self._failed:
+            self.places.update(pending)
 
     def pytest_warning_recorded(
         self, warning_message: object, when: str, nodeid: str, location: object
     ) -> None:
         self.look(f"{nodeid or when}, a warning", str(warning_message))
 
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Take what a worker found. A worker that crashed sent nothing; its test has failed."""
+        self.places.update(dict.fromkeys(getattr(node, "workeroutput", {}).get(_OUTPUT, ())))
+
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self._workeroutput is not None:
+            self.places.clear()  # the controller has seen the reports
         for path in sorted(Path.home().rglob("*.log")) if _is_of_the_suite(Path.home()) else ():
             self.look(f"the file {path.name}", path.read_text(errors="replace"))
-        if self.places and session.exitstatus in (pytest.ExitCode.OK, 0):
+        if self._workeroutput is not None:
+            self._workeroutput[_OUTPUT] = list(self.places)
+        elif self.places and session.exitstatus in (pytest.ExitCode.OK, 0):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
@@ -96,4 +116,4 @@ def _is_of_the_suite(home: Path) -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.pluginmanager.register(SecretsScan(), "gptx_async-secrets-scan")
+    config.pluginmanager.register(SecretsScan(config), "gptx_async-secrets-scan")

@@ -33,7 +33,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 HERE = {name for name, rival in RIVALS.items() if rival.home != "peers"}
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.slow
 def test_a_small_run_measures_every_rival_with_every_workload(tmp_path: Path) -> None:
     command = [
         sys.executable,
@@ -49,7 +49,7 @@ def test_a_small_run_measures_every_rival_with_every_workload(tmp_path: Path) ->
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=170,
+        timeout=280,
         check=False,
     )
     assert child.returncode == 0, child.stdout + child.stderr

@@ -605,7 +605,6 @@ def killed(path: Path, in_thread: Callable[..., Future[Any]]) -> Iterator[Killed
         killed.process.kill()
 
 
-@pytest.mark.timeout(120)
 def test_a_run_that_is_killed_twenty_times_asks_for_nothing_that_is_kept(
     fake_openai: FakeOpenAI, path: Path, killed: Killed
 ) -> None:

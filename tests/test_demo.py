@@ -107,7 +107,6 @@ def test_find_wrong_of_a_real_model_wants_a_text(answers: list[Any], wrong: list
     assert find_wrong(DOCUMENTS, answers, expected=None) == wrong
 
 
-@pytest.mark.timeout(DEADLINE + 10)
 def test_demo_answers_right_and_leaves_no_file(tmp_path: Path) -> None:
     process = start_demo(tmp_path, "--documents", "12", "--latency", "0.01")
     output, errors = process.communicate(timeout=DEADLINE)
@@ -123,7 +122,6 @@ def test_demo_answers_right_and_leaves_no_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.timeout(DEADLINE + 10)
 def test_interrupted_demo_ends_without_traceback(tmp_path: Path) -> None:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # as for a child of a shell
     try:

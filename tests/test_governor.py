@@ -1004,6 +1004,7 @@ class TestQueue:
 
         assert simulate(main()) == pytest.approx(7.0)
 
+    @pytest.mark.serial
     def test_costs_as_much_per_call_with_10_000_waiting_as_with_100(self) -> None:
         async def seconds_per_call(waiting: int) -> float:
             governor, pacing = Governor(), Pacing(64)

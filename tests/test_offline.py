@@ -138,6 +138,7 @@ def test_knows_that_the_extra_is_there() -> None:
 @pytest.mark.parametrize(
     "content",
     [b"", b"no gzip", gzip.compress(b"cut off")[:-1], gzip.compress(b"another vocabulary")],
+    ids=["empty", "not gzip", "cut off", "another vocabulary"],
 )
 def test_raises_when_what_is_installed_is_damaged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes

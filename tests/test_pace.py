@@ -41,7 +41,7 @@ def accounts() -> Mapping[str, Account]:
     return found
 
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.serial
 
 
 @pytest.mark.parametrize("name", HERE)

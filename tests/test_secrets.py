@@ -20,6 +20,7 @@ from typing import Any
 
 import openai
 import pytest
+from child import DEADLINE
 from hostile import HostileServer, make_argument
 from secrets_scan import keys_in
 from symai import Symbol
@@ -366,7 +367,7 @@ ask()
         env={**os.environ, "OPENAI_API_KEY": KEY, "OPENAI_LOG": "debug"},
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=DEADLINE,
         check=False,
     )
     assert child.returncode == 1
@@ -399,33 +400,62 @@ LEAKS = {
 }
 
 
-def run_pytest(folder: Path, tests: str) -> subprocess.CompletedProcess[str]:
+def run_pytest(folder: Path, *options: str, **modules: str) -> subprocess.CompletedProcess[str]:
     """Run a suite of its own, with the plugin and a home directory that is the suite's."""
     home = folder / "gptx_async-tests-home"
     home.mkdir()
-    (folder / "test_it.py").write_text(tests)
+    for name, tests in modules.items():
+        (folder / f"{name}.py").write_text(tests)
     (folder / "conftest.py").write_text('pytest_plugins = ["secrets_scan"]\n')
     (folder / "pytest.ini").write_text("[pytest]\n")
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(folder)],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, str(folder)],
         env={**os.environ, "HOME": str(home), "PYTHONPATH": os.path.dirname(__file__)},
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=DEADLINE,
         check=False,
     )
 
 
-def test_the_scan_finds_a_key_wherever_a_passing_test_leaves_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [(), ("-n", "2")], ids=["one process", "two workers"])
+def test_the_scan_finds_a_key_wherever_a_passing_test_leaves_it(
+    tmp_path: Path, options: tuple[str, ...]
+) -> None:
     lines = [f"def test_{name}():\n    {leak.format(key=KEY)}\n" for name, leak in LEAKS.items()]
-    finished = run_pytest(tmp_path, "\n".join(lines))
+    finished = run_pytest(tmp_path, *options, test_it="\n".join(lines))
     assert finished.returncode == 1, finished.stdout
     _, _, found = finished.stdout.partition("keys in what was printed or logged")
     for name in LEAKS:
         place = "the file engine.log" if name == "file" else f"test_it.py::test_{name},"
         assert place in found, f"the scan did not find the key of {name}: {finished.stdout}"
     assert KEY not in found, "the scan itself does not say the key"
+
+
+def test_the_scan_keeps_the_tests_of_two_workers_apart(tmp_path: Path) -> None:
+    """A test that fails in one worker does not excuse a test that runs in the other."""
+    fails = f"""
+import pathlib, pytest
+@pytest.fixture
+def after():
+    yield
+    pathlib.Path({str(tmp_path)!r}, "failed").touch()
+def test_fails(after):
+    assert False
+"""
+    leaks = f"""
+import pathlib, time
+def test_leaks():
+    print("{KEY}")
+    while not pathlib.Path({str(tmp_path)!r}, "failed").exists():
+        time.sleep(0.01)
+"""
+    options = ("-n", "2", "--dist", "loadfile")
+    finished = run_pytest(tmp_path, *options, test_fails=fails, test_leaks=leaks)
+    assert "1 failed, 1 passed" in finished.stdout
+    _, _, found = finished.stdout.partition("keys in what was printed or logged")
+    assert "test_leaks.py::test_leaks, captured stdout call" in found, finished.stdout
 
 
 def test_the_scan_passes_what_has_no_key_and_failed_tests_as_they_are(tmp_path: Path) -> None:
@@ -438,7 +468,7 @@ def test_compares_headers():
     print("{KEY}")
     assert "{KEY}" == "other"
 """
-    finished = run_pytest(tmp_path, tests)
+    finished = run_pytest(tmp_path, test_it=tests)
     assert finished.returncode == 0, finished.stdout
     assert "keys in what" not in finished.stdout
 

@@ -15,12 +15,13 @@ from gptx_async.testing.soak import KINDS, Ledger, Sample, answer_to, flatness
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.serial
+@pytest.mark.long
 def test_a_minute_of_everything_at_once_loses_nothing_and_leaves_nothing(tmp_path: Path) -> None:
     picture = tmp_path / "soak.png"
     command = [sys.executable, "-m", "gptx_async.testing.soak", "1", "--plot", str(picture)]
     child = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, timeout=170, check=False
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=280, check=False
     )
     assert child.returncode == 0, child.stdout + child.stderr
     assert child.stdout.endswith("all items are accounted for, and nothing grows\n")

@@ -221,6 +221,7 @@ def test_clients_that_go_away_take_their_requests_with_them_and_no_others(site: 
     site.run(main)
 
 
+@pytest.mark.serial
 def test_health_is_answered_as_ever_while_async_handlers_await_the_model(site: Site) -> None:
     """A handler that blocked the loop would make it wait for the model, ten times."""
 
