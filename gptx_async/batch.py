@@ -18,7 +18,6 @@ import functools
 import logging
 import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 
 import greenlet
 
-from . import errors
+from . import clock, errors
 from .opening import LOOK_SECONDS, Opening
 from .service import GRACE_SECONDS, SLICE_SECONDS, Call, Outcome, loop_seconds
 
@@ -163,7 +162,7 @@ class Batch(Generic[A, T]):
             _warn_of_a_blocked_loop()
         else:
             self._opening.open_whole()
-        clock = self._start_clock()
+        timer = self._start_timer()
         try:
             while self._goes_on():
                 if self._advance():
@@ -177,14 +176,14 @@ class Batch(Generic[A, T]):
                     self.arrivals.check()
         except BaseException as error:
             until = self._cancel()
-            while self._is_in_flight() and (seconds := until - time.monotonic()) > 0:
+            while self._is_in_flight() and (seconds := until - clock.seconds()) > 0:
                 _wait_in_thread(self.arrivals, seconds)
             if not isinstance(error, _DeadlinePassed):
                 raise
         finally:
             self._unwind()
-            if clock is not None:
-                clock.cancel()
+            if timer is not None:
+                timer.cancel()
         return self._results()
 
     def tally(self) -> tuple[int, int, int]:
@@ -202,7 +201,7 @@ class Batch(Generic[A, T]):
         Raises:
             BaseException: As `run` does; an asyncio.CancelledError when the caller is cancelled.
         """
-        clock = self._start_clock()
+        timer = self._start_timer()
         try:
             while self._goes_on():
                 if self._advance():
@@ -217,29 +216,29 @@ class Batch(Generic[A, T]):
             raise
         except BaseException as error:
             until = self._cancel()
-            while self._is_in_flight() and (seconds := until - time.monotonic()) > 0:
+            while self._is_in_flight() and (seconds := until - clock.seconds()) > 0:
                 await _wait_on_loop(self.arrivals, seconds)
             if not isinstance(error, _DeadlinePassed):
                 raise
         finally:
             self._unwind()
-            if clock is not None:
-                clock.cancel()
+            if timer is not None:
+                timer.cancel()
         return self._results()
 
-    def _start_clock(self) -> Call[None] | None:
+    def _start_timer(self) -> Call[None] | None:
         """Let the deadline be told by the loop, which wakes the driver however it waits."""
         seconds = self._deadline
         if seconds is None:
             return None
-        clock = Call(lambda _scope: asyncio.sleep(seconds))
+        timer = Call(lambda _scope: asyncio.sleep(seconds))
         with contextlib.suppress(errors.ServiceError):  # the calls of the items say so themselves
-            clock.start(functools.partial(self._end_in_time, clock))
-        return clock
+            timer.start(functools.partial(self._end_in_time, timer))
+        return timer
 
-    def _end_in_time(self, clock: Call[None]) -> None:
-        # A clock that was stopped, by a service that closes say, has not run out.
-        self._is_late = clock.outcome is not None and clock.outcome.error is None
+    def _end_in_time(self, timer: Call[None]) -> None:
+        # A timer that was cancelled, for example by a service that closes, has not run out.
+        self._is_late = timer.outcome is not None and timer.outcome.error is None
         self.arrivals.wake()
 
     def _goes_on(self) -> bool:
@@ -299,7 +298,7 @@ class Batch(Generic[A, T]):
         for item in reversed(self._begun):
             if item.waits_for is not None:
                 item.waits_for.cancel()
-        return time.monotonic() + GRACE_SECONDS
+        return clock.seconds() + GRACE_SECONDS
 
     def _is_in_flight(self) -> bool:
         for item in self.arrivals.take_all():

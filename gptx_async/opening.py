@@ -10,8 +10,9 @@ goes on to twice as many whenever the loop had nothing to do while the batch wai
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator
+
+from . import clock
 
 __all__ = ["FIRST", "LOOK_SECONDS", "Opening"]
 
@@ -64,13 +65,13 @@ class Opening:
         if self.is_whole:
             yield
             return
-        busy_before, since = self._loop_seconds(), time.monotonic()
+        busy_before, since = self._loop_seconds(), clock.seconds()
         yield
         busy_after = self._loop_seconds()
         if busy_before is None or busy_after is None:
             self.open_whole()
             return
-        self._waited += time.monotonic() - since
+        self._waited += clock.seconds() - since
         self._busy += busy_after - busy_before
         if self._waited < LOOK_SECONDS:
             return

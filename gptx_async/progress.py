@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-import time
 from typing import TYPE_CHECKING, Any
+
+from . import clock
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -30,7 +31,7 @@ class Progress:
         if is_wanted and (sys.stderr.isatty() or _is_in_notebook()):
             self._bar = _make_bar(total)
         self._failed = 0
-        self._begun = self._told = time.monotonic()
+        self._begun = self._told = clock.seconds()
         self._before = None if self._bar is None else _stats()
 
     def add(self, *, failed: bool) -> None:
@@ -43,8 +44,8 @@ class Progress:
 
     def refresh(self) -> None:
         """Make the figures anew, if they are old."""
-        if self._bar is not None and time.monotonic() - self._told >= FIGURES_SECONDS:
-            self._told = time.monotonic()
+        if self._bar is not None and clock.seconds() - self._told >= FIGURES_SECONDS:
+            self._told = clock.seconds()
             self._bar.set_postfix(self._figures())
 
     def close(self) -> None:
@@ -60,7 +61,7 @@ class Progress:
         if self._before is None or now is None:
             return figures
         before = self._before
-        seconds = max(time.monotonic() - self._begun, 1e-3)
+        seconds = max(clock.seconds() - self._begun, 1e-3)
         tokens = now.tokens_in + now.tokens_out - before.tokens_in - before.tokens_out
         figures["retries"] = f"{now.retries - before.retries:,}"
         figures["calls/s"] = f"{(now.answered - before.answered) / seconds:,.1f}"

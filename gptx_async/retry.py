@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import enum
 import random
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -17,6 +16,7 @@ from typing import TypeVar
 import openai
 import tenacity
 
+from . import clock
 from .errors import TimeoutError  # noqa: A004 - ours is meant
 from .pacing.buckets import parse_duration
 from .pacing.governor import Permit
@@ -159,7 +159,7 @@ class Budget:
     """
 
     def __init__(
-        self, max_retries: int, patience: float, clock: Callable[[], float] = time.monotonic
+        self, max_retries: int, patience: float, clock: Callable[[], float] = clock.seconds
     ) -> None:
         self._retries_left = max_retries
         self._patience = patience

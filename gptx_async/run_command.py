@@ -17,7 +17,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, BinaryIO
 
+from . import clock
 from .checkpoint import is_checkpoint, remove_checkpoint
 from .configuration import FILE_NAME, KEY, MODEL, read_configuration
 from .datafiles import PIPE, Row, Sink, Source, format_of
@@ -234,13 +234,13 @@ class _Results:
         Raises:
             BaseException: As `run`.
         """
-        begun = time.monotonic()
+        begun = clock.seconds()
         with Interrupts() as interrupts:
             error = self._take_all(interrupts)
             with interrupts.held():
                 self._end(error)
                 if not self._options.quiet:
-                    self._tell(error, engine, time.monotonic() - begun)
+                    self._tell(error, engine, clock.seconds() - begun)
         if error is not None:
             raise _as_told(error)
         return 1 if self._errors else 0

@@ -13,7 +13,6 @@ import importlib
 import operator
 import os
 import threading
-import time
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
@@ -26,6 +25,7 @@ from collections.abc import (
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar, overload
 
+from . import clock
 from .batch import holding
 from .checkpoint import Checkpoint
 from .dataset import rows_of
@@ -526,8 +526,8 @@ async def _consuming_on_loop(
 
 
 async def _until_over(run: Run, bell: _LoopBell) -> None:
-    until = time.monotonic() + GRACE_SECONDS
-    while not run.is_over and (seconds := until - time.monotonic()) > 0:
+    until = clock.seconds() + GRACE_SECONDS
+    while not run.is_over and (seconds := until - clock.seconds()) > 0:
         await bell.wait(seconds)
 
 

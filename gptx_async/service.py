@@ -25,7 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
-from . import telemetry
+from . import clock, telemetry
 from .errors import (
     LoopThreadDiedError,
     LoopThreadError,
@@ -378,6 +378,7 @@ class _LoopThread:
         except BaseException as error:  # the starter raises it
             self._ready.set_exception(error)
             return
+        clock.let_run(loop)
         try:
             loop.set_default_executor(self._executor)
             self._run_until_stopped(loop)
@@ -419,10 +420,10 @@ class _LoopThread:
         thread to wait in, which is refused while the interpreter exits.
         """
         self._executor.shutdown(wait=False, cancel_futures=True)
-        until = time.monotonic() + GRACE_SECONDS
+        until = clock.seconds() + GRACE_SECONDS
         for thread in threading.enumerate():
             if thread.name.startswith(f"{self._executor_name}_"):
-                thread.join(max(0.0, until - time.monotonic()))
+                thread.join(max(0.0, until - clock.seconds()))
 
     def _fail_pending(self) -> None:
         for call in [*self.pending]:

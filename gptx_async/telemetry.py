@@ -14,13 +14,12 @@ import logging
 import math
 import os
 import re
-import time
 import uuid
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
-from . import tracing
+from . import clock, tracing
 from .errors import ConfigurationError, CostLimitError, ServiceError
 from .events import MAX_TEXT, configure_logging, emit, is_enabled, without_keys
 from .stats import Counts, Percentiles, Stats
@@ -99,7 +98,7 @@ class Recorder:
         max_cost: float | None = None,
         log_content: bool = False,
         *,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = clock.seconds,
         tracer_provider: TracerProvider | None = None,
     ) -> None:
         self.log_content = log_content

@@ -17,12 +17,12 @@ import inspect
 import itertools
 import queue
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from . import clock
 from .batch import CancelScope
 from .checkpoint import Checkpoint, CheckpointValueError
 from .dataset import Rows
@@ -165,10 +165,10 @@ class Run:
         Args:
             seconds: How long to wait at most.
         """
-        until = time.monotonic() + seconds
+        until = clock.seconds() + seconds
         for thread in [*self._workers, self._reader]:  # in the order of their ends
             if thread.ident is not None:
-                thread.join(max(0.0, until - time.monotonic()))
+                thread.join(max(0.0, until - clock.seconds()))
         self.close()
 
     def close(self) -> None:

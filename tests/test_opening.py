@@ -23,8 +23,8 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = self.busy = 0.0
-        clock = types.SimpleNamespace(monotonic=lambda: self.now)
-        monkeypatch.setattr("gptx_async.opening.time", clock)
+        clock = types.SimpleNamespace(seconds=lambda: self.now)
+        monkeypatch.setattr("gptx_async.opening.clock", clock)
 
     def wait(self, window: Opening, seconds: float, busy: float) -> int:
         with window.waiting():

@@ -39,7 +39,7 @@ class RecordedRequest:
         headers: The headers; looked up without regard to case.
         body: The parsed JSON body; None if there is none, or if it is not JSON.
         raw: The body's bytes.
-        arrived: When it had arrived in full, in seconds of `time.monotonic()`.
+        arrived: When it had arrived in full, in seconds of `gptx_async.clock`.
     """
 
     method: str

@@ -8,7 +8,6 @@ import json
 import math
 import signal
 import threading
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from types import TracebackType
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
+from .. import clock
 from .answers import ENDPOINTS, Body, find_mistake, is_for_model, make_body
 from .faults import Exchange, Fault, HTTPFault, error_body
 from .limits import ADMITTED, Decision, Limiters, RateLimits, charged_tokens
@@ -37,7 +37,7 @@ class Answered(NamedTuple):
     """An answer that was begun.
 
     Attributes:
-        at: When, in seconds of `time.monotonic()`.
+        at: When, in seconds of `gptx_async.clock`.
         model: The model that was asked, if one was.
         status: The HTTP status.
     """
@@ -48,7 +48,7 @@ class Answered(NamedTuple):
 
 
 class _Outage(NamedTuple):
-    """How every request fails, and until when, in seconds of `time.monotonic()`."""
+    """How every request fails, and until when, in seconds of `gptx_async.clock`."""
 
     fault: Fault
     until: float
@@ -311,7 +311,7 @@ class FakeOpenAI:
             seconds: How long the outage lasts from now on; it takes the place of one that lasts.
             fault: How, as with `begin_outage`.
         """
-        self._set_outage(fault, time.monotonic() + seconds)
+        self._set_outage(fault, clock.seconds() + seconds)
 
     @contextlib.contextmanager
     def outage(self, fault: Fault = OVERLOADED) -> Iterator[None]:
@@ -343,7 +343,7 @@ class FakeOpenAI:
     async def _handle(self, http: web.Request) -> web.StreamResponse:
         raw = await http.read()
         request = RecordedRequest(
-            http.method, http.path, http.headers, _parse(raw), raw, time.monotonic()
+            http.method, http.path, http.headers, _parse(raw), raw, clock.seconds()
         )
         with self._counted(request):
             try:
@@ -430,7 +430,7 @@ class FakeOpenAI:
         if http.transport is None or http.transport.is_closing():
             return  # the fault was to lose the connection
         with self._changed:
-            self._answers.append(Answered(time.monotonic(), _model(request), status))
+            self._answers.append(Answered(clock.seconds(), _model(request), status))
             self._statuses[status] += 1
 
     def _check_key(self, request: RecordedRequest) -> HTTPFault | None:

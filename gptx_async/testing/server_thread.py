@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
+from .. import clock
+
 __all__ = ["ServerThread"]
 
 BACKLOG = 4096
@@ -57,7 +59,9 @@ class ServerThread:
 
     def _main(self) -> None:
         try:
-            asyncio.run(self._serve())
+            with asyncio.Runner() as runner:
+                clock.let_run(runner.get_loop())
+                runner.run(self._serve())
         except BaseException as error:
             if self._ready.done():
                 raise
