@@ -22,7 +22,8 @@ import openai
 from .direct import Post
 from .errors import TimeoutError, UnsupportedClientError  # noqa: A004 - ours is meant
 from .exchange import MAX_HEADER_BYTES, MOST_BYTES, is_too_long
-from .wire import PROBES, InHand, Machinery, Route, as_json, route_of
+from .transport.target import SessionAsGiven, problem_of
+from .wire import PROBES, InHand, Machinery, Route, as_json, route_of, session_of
 
 __all__ = [
     "Client",
@@ -385,10 +386,14 @@ async def _handle(transport: Any, request: Any) -> Any:
     What is not HTTP, here or there, is an error that the SDK knows.
     """
     current = _current.get()
-    if current.in_hand is not None:
-        transport, in_hand = copy.copy(transport), current.in_hand
-        transport.client = lambda: in_hand
-        current.in_hand = None  # a redirect is sent
+    if (problem := problem_of(request.url)) is not None:
+        raise _httpx_error(type(request), *problem)
+    in_place: InHand | SessionAsGiven | None = current.in_hand
+    if in_place is None:
+        in_place = SessionAsGiven(session_of(transport), request)
+    current.in_hand = None  # a redirect is sent
+    transport = copy.copy(transport)
+    transport.client = lambda: in_place
     try:
         response = await type(transport).handle_async_request(transport, request)
     except aiohttp.ClientResponseError as error:
@@ -461,9 +466,10 @@ def _transport_error(sibling: type, lost: aiohttp.ClientConnectionError) -> Exce
     return _httpx_error(sibling, name, lost)
 
 
-def _httpx_error(sibling: type, name: str, cause: Exception | None) -> Exception:
+def _httpx_error(sibling: type, name: str, cause: Exception | str | None) -> Exception:
     """Make an error of the httpx that another class is of, which is httpx2 for openai 3."""
     httpx = sys.modules[sibling.__module__.partition(".")[0]]
     error: Exception = getattr(httpx, name)(str(cause))
-    error.__cause__ = cause
+    if isinstance(cause, Exception):
+        error.__cause__ = cause
     return error

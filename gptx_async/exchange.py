@@ -205,7 +205,7 @@ class Exchange:
         headers.popall("content-length")
         line = f"POST {self._request.url.raw_path_qs} HTTP/1.1"
         head: bytes = _serialize_headers(line, headers)  # which looks for ends of lines in them
-        return head.removesuffix(b"\r\n") + b"content-length: "
+        return head.removesuffix(b"\r\n") + b"Content-Length: "
 
 
 def _write(protocol: Any, request: bytes) -> None:

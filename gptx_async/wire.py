@@ -30,6 +30,7 @@ import yarl
 from multidict import CIMultiDict
 
 from .exchange import Answered, Exchange, is_known
+from .transport.target import add_credentials, headers_of, problem_of, target_of
 
 __all__ = [
     "PROBES",
@@ -39,6 +40,7 @@ __all__ = [
     "answer_of",
     "as_json",
     "route_of",
+    "session_of",
 ]
 
 PROBES: tuple[Mapping[str, Any], ...] = (
@@ -49,6 +51,7 @@ PROBES: tuple[Mapping[str, Any], ...] = (
 JSON looks like is tried with them."""
 
 _LENGTH, _RETRIES, _COOKIE = "content-length", "x-stainless-retry-count", "cookie"
+
 
 _STEPS = {
     "post", "request", "build_request", "send", "handle_async_request", "_build_headers",
@@ -91,7 +94,7 @@ class Route:
         """Whether it may be used now: the client, too, and nobody listens to a call or its log."""
         if self.http_client.is_closed:
             return False
-        session = _session_of(self.transport)
+        session = session_of(self.transport)
         put_in = [*session.trace_configs, *getattr(session, "_middlewares", ())]
         if put_in:  # by a package that patches the session's constructor
             return False
@@ -121,7 +124,7 @@ class Route:
 
     def _exchange_now(self) -> Exchange:
         """Return the exchange over the session that the transport has."""
-        session = _session_of(self.transport)
+        session = session_of(self.transport)
         if self._exchange is None or self._exchange.session is not session:
             self._exchange = Exchange(session, self.url, self.headers, self.timeout)
         return self._exchange
@@ -144,7 +147,7 @@ class Route:
         if retries and self.headers.get(_RETRIES) == "0":
             changed[_RETRIES] = str(retries)
         if (cookies := self._cookies()) is not None:
-            changed[_COOKIE] = cookies
+            changed[_COOKIE.title()] = cookies
         return changed
 
     def _cookies(self) -> str | None:
@@ -192,8 +195,8 @@ def route_of(http_client: Any, requests: Sequence[Any], cast_to: type[Any]) -> R
     """Return the route of the requests that the SDK has built of the probes, if they have one.
 
     It has none where the requests differ by more than their bodies, the SDK writes JSON in another
-    way, or something is in play that only httpx knows: a proxy, a password in the URL, cookies that
-    were given by hand, an answer that is to be handed out raw.
+    way, or something is in play that only httpx knows: a proxy, cookies that were given by hand, an
+    answer that is to be handed out raw.
 
     Args:
         http_client: The httpx client that would send them.
@@ -215,18 +218,17 @@ def route_of(http_client: Any, requests: Sequence[Any], cast_to: type[Any]) -> R
         length = {_LENGTH: str(len(request.content))}
         if (request.url, dict(request.headers)) != (first.url, headers | length):
             return None
-    if transport.proxy or transport.uds or first.url.userinfo or http_client.auth:
-        return None
-    if first.url.scheme not in ("http", "https") or not first.url.host:
+    if transport.proxy or transport.uds or http_client.auth or problem_of(first.url):
         return None
     if "x-stainless-raw-response" in headers or (_COOKIE in headers and not http_client.cookies):
         return None
     limits = first.extensions["timeout"]
+    add_credentials(first)
+    sent_headers = headers_of(first)
+    sent_headers.popall(_COOKIE, None)
     return Route(
-        url=yarl.URL(str(first.url)),
-        headers=CIMultiDict(
-            (name, value) for name, value in first.headers.items() if name != _COOKIE
-        ),
+        url=target_of(first.url),
+        headers=sent_headers,
         timeout=aiohttp.ClientTimeout(
             sock_connect=limits["connect"], sock_read=limits["read"], connect=limits["pool"]
         ),
@@ -293,7 +295,7 @@ def _package_of(kind: type) -> str:
     return kind.__module__.partition(".")[0]
 
 
-def _session_of(transport: Any) -> aiohttp.ClientSession:
+def session_of(transport: Any) -> aiohttp.ClientSession:
     """Return the session of the SDK's aiohttp transport, which makes it when it first sends."""
     session: Any = transport.client
     if not isinstance(session, aiohttp.ClientSession):

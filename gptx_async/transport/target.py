@@ -1,0 +1,106 @@
+"""Where a request goes and what its head says: byte for byte as httpx would send it.
+
+aiohttp's own URLs normalize percent-encoding: `%3A` in a path is decoded, and `%2F` in a query,
+which breaks signed queries and strict gateways (aiohttp#4307, aiohttp#5512). httpx leaves them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import sys
+from typing import Any
+
+import aiohttp
+import yarl
+from multidict import CIMultiDict
+
+__all__ = ["SessionAsGiven", "add_credentials", "headers_of", "problem_of", "target_of"]
+
+
+def target_of(url: Any) -> yarl.URL:
+    """Return aiohttp's URL for one of httpx, with the same bytes in the request line.
+
+    User and password are left out: aiohttp refuses them beside an Authorization header, and
+    `add_credentials` sends them as httpx does.
+
+    Args:
+        url: An absolute URL of httpx or httpx2.
+    """
+    authority = url.netloc.decode("ascii")
+    address = _ipv4_of(url.raw_host.decode("ascii"))
+    if address is not None:
+        authority = address if url.port is None else f"{address}:{url.port}"
+    # yarl drops a '?' with nothing after it, so the query goes in as a part of the path.
+    path = url.raw_path.decode("ascii")
+    return yarl.URL.build(scheme=url.scheme, authority=authority, path=path, encoded=True)
+
+
+def _ipv4_of(host: str) -> str | None:
+    """Return the address that a short form such as `127.1` stands for; aiohttp refuses those."""
+    if host.replace(".", "").isdigit():
+        with contextlib.suppress(OSError):
+            return socket.inet_ntoa(socket.inet_aton(host))
+    return None
+
+
+def problem_of(url: Any) -> tuple[str, str] | None:
+    """Return why no request can be sent to a URL, in the words of the SDK's default client.
+
+    Args:
+        url: A URL of httpx or httpx2.
+
+    Returns:
+        The name of httpx's error and its text; None if there is nothing wrong.
+    """
+    if not url.scheme:
+        return (
+            "UnsupportedProtocol",
+            "Request URL is missing an 'http://' or 'https://' protocol.",
+        )
+    if url.scheme not in ("http", "https"):
+        return (
+            "UnsupportedProtocol",
+            f"Request URL has an unsupported protocol '{url.scheme}://'.",
+        )
+    if not url.host:
+        return "ConnectError", "[Errno -2] Name or service not known"
+    return None
+
+
+def headers_of(request: Any) -> CIMultiDict[str]:
+    """Return the headers of a request of httpx, in their order and with their capitals."""
+    encoding = request.headers.encoding
+    return CIMultiDict(
+        (name.decode(encoding), value.decode(encoding)) for name, value in request.headers.raw
+    )
+
+
+def add_credentials(request: Any) -> None:
+    """Put the user and password of a request's URL into its headers, as httpx does to send it."""
+    url = request.url
+    if url.username or url.password:
+        httpx = sys.modules[type(request).__module__.partition(".")[0]]
+        basic = httpx.BasicAuth(url.username, url.password)
+        next(basic.sync_auth_flow(request))
+
+
+class SessionAsGiven:
+    """aiohttp's session for one request of httpx, whose URL and headers it does not change.
+
+    Stands in for the session inside the SDK's aiohttp transport.
+
+    Args:
+        session: aiohttp's session.
+        request: The request of httpx.
+    """
+
+    def __init__(self, session: aiohttp.ClientSession, request: Any) -> None:
+        self._session = session
+        self._request = request
+
+    def request(self, **options: Any) -> Any:
+        """Send the request, as `aiohttp.ClientSession.request` does."""
+        options["url"] = target_of(self._request.url)
+        options["headers"] = headers_of(self._request)
+        return self._session.request(**options)
