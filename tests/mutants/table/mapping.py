@@ -1,0 +1,395 @@
+"""Mutants of runs over datasets: workers, results, checkpoints, identities, files."""
+
+from ..mutant import Mutant
+
+MUTANTS = [
+    Mutant(
+        "C1-digest-unchecked",
+        "Checkpoint.find",
+        "        if row[0] != digest:",
+        "        if False:",
+        "an item that changed must not get the old item's answer",
+        ("test_checkpoint.py",),
+    ),
+    Mutant(
+        "C2-failure-forgotten",
+        "Checkpoint._write",
+        "            self._failure = error  # of",
+        "            pass  # of",
+        "after a failed write nothing more is kept, and the run says so",
+        ("test_checkpoint.py::test_nothing_is_kept_after_a_write_that_failed",),
+    ),
+    Mutant(
+        "C3-new-parts-not-kept",
+        "Checkpoint._compare",
+        'self._connection.executemany("INSERT OR IGNORE INTO job VALUES (?, ?)", job.items())',
+        "pass",
+        "what becomes known of the job later must be compared from then on",
+        ("test_checkpoint.py", "test_cli_run.py"),
+    ),
+    Mutant(
+        "C4-not-exclusive",
+        "Checkpoint._open",
+        """\
+        self._connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+""",
+        "",
+        "two runs must not write to one checkpoint",
+        ("test_checkpoint.py",),
+    ),
+    Mutant(
+        "C5-one-row-lost",
+        "Checkpoint._write",
+        "rows = [self._pending.popleft() for _ in range(len(self._pending))]",
+        "rows = [self._pending.popleft() for _ in range(len(self._pending))][-1:]",
+        "all that ended while another thread wrote is written",
+        ("test_checkpoint.py",),
+    ),
+    Mutant(
+        "C6-unpickle-unchecked",
+        "_encode",
+        "    pickle.loads(file.getvalue())  # some",
+        "    # some",
+        "a value that cannot be read back is refused when it is kept",
+        ("test_checkpoint.py",),
+    ),
+    Mutant(
+        "C7-wal-not-removed",
+        "remove_checkpoint",
+        'for suffix in ("", "-wal", "-shm"):',
+        'for suffix in ("",):',
+        "a removed checkpoint leaves no files behind",
+        ("test_checkpoint.py", "test_cli_run.py"),
+    ),
+    Mutant(
+        "C8-json-bool-keys",
+        "_is_json",
+        "return all(type(name) is str and _is_json(each)",
+        "return all(_is_json(each)",
+        "JSON turns keys of a dictionary into strings",
+        ("test_checkpoint.py::test_values_come_back_as_they_were",),
+    ),
+    Mutant(
+        "C9-keep-without-lock",
+        "Checkpoint.keep",
+        """\
+        self._pending.append(row)
+        with self._lock:
+            self._check()""",
+        """\
+        self._pending.append(row)
+        if True:
+            self._check()""",
+        "two threads must not write at once",
+        ("test_checkpoint.py::test_a_checkpoint_that_is_in_use_is_refused",),
+    ),
+    Mutant(
+        "N1-stream-keeps-failed",
+        "_Consumer.forget",
+        """\
+        self._failed.pop(index, None)
+""",
+        "",
+        "a stream runs for ever and must not keep its failed items",
+        ("test_runner.py::test_a_stream_keeps_no_failed_items",),
+    ),
+    Mutant(
+        "N2-stop-not-joined-before-tell",
+        "_consuming",
+        """\
+            consumer.run.join()  # first, for what ends now is done as well
+""",
+        """\
+            pass
+""",
+        "what ends while a run is stopped is done as well",
+        ("test_runner.py::test_what_ends_while_a_run_is_stopped_is_done_as_well",),
+    ),
+    Mutant(
+        "N3-is-over-order",
+        "_Consumer.is_over",
+        "return self.run.is_over and not self.run.arrived  # in this order",
+        "return not self.run.arrived and self.run.is_over",
+        "the last arrival must not be missed",
+        ("test_runner.py",),
+    ),
+    Mutant(
+        "N4-loop-not-given",
+        "_collect_on_loop",
+        """\
+                consumer.accept()
+                await asyncio.sleep(0)  # the loop goes on, however many there are
+""",
+        """\
+                consumer.accept()
+""",
+        "the caller's loop goes on, however many items arrive",
+        ("test_runner.py",),
+    ),
+    Mutant(
+        "N5-stream-window-3",
+        "STREAM_WINDOW",
+        "STREAM_WINDOW = 2",
+        "STREAM_WINDOW = 3",
+        "a stream reads ahead a bounded number of items",
+        ("test_runner.py",),
+    ),
+    Mutant(
+        "N6-popleft-before-on-error",
+        "_Consumer.accept",
+        """\
+        failed = arrival.error is not None
+        self.values[arrival.index]""",
+        """\
+        failed = arrival.error is not None
+        self.run.arrived.popleft()
+        self.run.arrived.appendleft(arrival)
+        self.values[arrival.index]""",
+        "an item whose `on_error` raises is still the one that arrived",
+        ("test_runner.py",),
+    ),
+    Mutant(
+        "N7-results-lack-arrived",
+        "_Consumer.results",
+        "return Results(arrived | self.values, self._failed.values(), labels)",
+        "return Results(self.values, self._failed.values(), labels)",
+        "the results of an error hold all that has arrived",
+        ("test_runner.py", "test_checkpoint.py"),
+    ),
+    Mutant(
+        "N8-cancelled-amap-no-cancel",
+        "_consuming_on_loop",
+        """\
+    except GeneratorExit:  # the coroutine is thrown away, and can wait for nothing
+        consumer.run.cancel()
+        raise""",
+        """\
+    except GeneratorExit:  # the coroutine is thrown away, and can wait for nothing
+        raise""",
+        "a coroutine that is thrown away still cancels its run",
+        ("test_runner.py::test_an_async_consumer_that_stops_takes_back_what_is_in_flight",),
+    ),
+    Mutant(
+        "K1-kept-item-keeps-slot",
+        "Run._give",
+        """\
+            if kept is not None:
+                self._free_workers.release()
+""",
+        """\
+            if kept is not None:
+""",
+        "an item served from the checkpoint uses no worker",
+        ("test_checkpoint.py", "test_runner.py"),
+    ),
+    Mutant(
+        "K2-works-after-cancel",
+        "Run._work",
+        "is not None and not self._is_cancelled:",
+        "is not None:",
+        "after a cancel no worker begins another item",
+        ("test_runner.py", "test_checkpoint.py"),
+    ),
+    Mutant(
+        "K3-asyncio-cancel-ends-run",
+        "_try",
+        """\
+    except (Exception, asyncio.CancelledError) as error:
+        return None, error""",
+        """\
+    except Exception as error:
+        return None, error""",
+        "an item may raise asyncio's CancelledError without ending the run",
+        ("test_runner.py",),
+    ),
+    Mutant(
+        "K4-cancel-leaves-workers",
+        "Run.cancel",
+        """\
+        for _ in range(self._job.workers):
+            self._tasks.put(None)
+        self._wake()""",
+        "        self._wake()",
+        "idle workers must end with a cancelled run",
+        ("test_runner.py",),
+    ),
+    Mutant(
+        "K5-idle-unlocked",
+        "Run._work",
+        """\
+                with self._idle_lock:
+                    self._idle += 1
+                self._free_workers.release()""",
+        """\
+                self._free_workers.release()
+                with self._idle_lock:
+                    self._idle += 1""",
+        "the count of idle workers decides whether another is started",
+        ("test_runner.py",),
+    ),
+    Mutant(
+        "K6-shared-context",
+        "Run._work_on",
+        "_try(self._context.copy(), self._scope,",
+        "_try(self._context, self._scope,",
+        "two workers must not run in one context",
+        ("test_runner.py",),
+    ),
+    Mutant(
+        "K7-over-before-workers",
+        "Run._read",
+        """\
+        for worker in self._workers:
+            worker.join()
+""",
+        "",
+        "a run is over when its workers are",
+        ("test_runner.py::test_an_expression_is_run_over_a_dataset_in_its_order",),
+    ),
+    Mutant(
+        "K8-checkpoint-left-open",
+        "Run._read",
+        """\
+        with contextlib.suppress(CheckpointError):  # nothing is lost by that: all is committed
+            self.close()
+""",
+        "",
+        "the checkpoint is closed with the run",
+        ("test_runner.py", "test_checkpoint.py"),
+    ),
+    Mutant(
+        "K9-item-held",
+        "Run._feed",
+        """\
+            del item  # not to be held while the next one is waited for
+""",
+        "",
+        "an item is not held while the next is waited for",
+        ("test_runner.py",),
+    ),
+    Mutant(
+        "I1-list-is-tuple",
+        "_add",
+        'update(b"%s:%d:" % (kind.__name__.encode(), len(value)))',
+        'update(b"list:%d:" % len(value))',
+        "a list and a tuple of the same items are different arguments",
+        ("test_checkpoint.py",),
+    ),
+    Mutant(
+        "I2-kwdefaults",
+        "_values_of_function",
+        "[function.__defaults__, function.__kwdefaults__]",
+        "[function.__defaults__]",
+        "defaults of keyword-only parameters are part of a function",
+        ("test_checkpoint.py", "test_cli_run.py"),
+    ),
+    Mutant(
+        "I3-lasting",
+        "_lasting",
+        'return {name: value for name, value in state.items() if name != "_dynamic_context"}',
+        "return state",
+        "what a run changes in an expression is not part of the job",
+        ("test_checkpoint.py::test_the_answers_of_an_expression_are_kept",),
+    ),
+    Mutant(
+        "I4-own-classes",
+        "_own_classes",
+        "return [base for base in kind.__mro__ if base",
+        "return [base for base in [kind] if base",
+        "a change in a base class of the application is a change of the job",
+        ("test_checkpoint.py",),
+    ),
+    Mutant(
+        "I5-nested-code-names",
+        "_names_in",
+        "            yield from _names_in(constant)",
+        "            pass",
+        "constants and names in nested functions are part of a function",
+        ("test_checkpoint.py",),
+    ),
+    Mutant(
+        "I6-length-omitted",
+        "_add",
+        'update(b"%s:%d:%s" % (kind.__name__.encode(), len(data), data))',
+        'update(b"%s:%s" % (kind.__name__.encode(), data))',
+        "without the length, one text could be taken for two",
+        ("test_checkpoint.py",),
+    ),
+    Mutant(
+        "I7-no-model",
+        "identity_of",
+        """\
+        parts["model"] = model
+""",
+        """\
+        pass
+""",
+        "another model is another job",
+        ("test_checkpoint.py",),
+    ),
+    Mutant(
+        "D1-csv-count-header",
+        "Source.count",
+        "if values) - 1)",
+        "if values))",
+        "the header of a CSV file is not a row",
+        ("test_datafiles.py",),
+    ),
+    Mutant(
+        "D2-part-left",
+        "Sink.abandon",
+        "                self._part.unlink(missing_ok=True)",
+        "                pass",
+        "an abandoned output leaves no .part file",
+        ("test_datafiles.py", "test_cli_run.py"),
+    ),
+    Mutant(
+        "D3-csv-newlines",
+        "Source._open_text",
+        'newline="" if self._form == "csv" else None,',
+        "newline=None,",
+        "line ends within a quoted cell are part of it",
+        ("test_datafiles.py", "test_cli_run.py"),
+    ),
+    Mutant(
+        "D4-no-flush",
+        "Sink.flush",
+        """\
+            with self._told():
+                self._file.flush()
+""",
+        """\
+            pass
+""",
+        "rows are in the file after each flush",
+        ("test_datafiles.py::test_an_output_has_its_name_when_it_is_whole",),
+    ),
+    Mutant(
+        "D5-check-passes",
+        "Sink.check",
+        """\
+        if strange:
+            raise""",
+        """\
+        if False:
+            raise""",
+        "a row with a field of its own has no column in the output",
+        ("test_datafiles.py::test_a_row_with_a_field_of_its_own_has_no_place_in_columns",),
+    ),
+    Mutant(
+        "D6-group-off-by-one",
+        "_ParquetWriter.write",
+        "if len(self._rows) >= ROW_GROUP:",
+        "if len(self._rows) > ROW_GROUP:",
+        "a row group of Parquet has a fixed number of rows",
+        ("test_datafiles.py::test_parquet_keeps_the_types_of_parquet",),
+    ),
+    Mutant(
+        "D7-field-size",
+        "Source._begin",
+        "            csv.field_size_limit(sys.maxsize)",
+        "            pass #",
+        "a cell may be longer than the csv module's default limit",
+        ("test_datafiles.py",),
+    ),
+]

@@ -1,0 +1,188 @@
+"""Mutants of the background thread and its loop."""
+
+from ..mutant import Mutant
+
+MUTANTS = [
+    Mutant(
+        "S1-woken-reset-late",
+        "_LoopThread._begin_submitted",
+        """\
+        self._is_woken = False  # before it looks, so that none is missed
+        loop = asyncio.get_running_loop()
+        while self._submitted:
+            call = self._submitted.popleft()""",
+        """\
+        loop = asyncio.get_running_loop()
+        while self._submitted:
+            call = self._submitted.popleft()
+            self._is_woken = bool(self._submitted)""",
+        "the flag must fall before the queue is read, or a call submitted in between is missed",
+        ("test_service.py", "test_batch.py", "test_bridge.py"),
+    ),
+    Mutant(
+        "S2-submit-error-stays-woken",
+        "_LoopThread.submit",
+        """\
+            self._is_woken = False
+            if isinstance""",
+        "            if isinstance",
+        "after a wake-up that failed, the next call must wake the loop",
+        ("test_service.py", "test_batch.py", "test_fork_and_exit.py"),
+    ),
+    Mutant(
+        "S3-precancel-ignored",
+        "Call._run",
+        "            if self._cancelled:  # before",
+        "            if False:  # before",
+        "a call may be cancelled before its task exists",
+        ("test_service.py",),
+    ),
+    Mutant(
+        "S4-end-no-yield",
+        "_LoopThread._end",
+        """\
+        await asyncio.sleep(0)  # what was submitted just now becomes a task
+""",
+        "",
+        "what was submitted just before the end must become a task, to be cancelled and answered",
+        ("test_service.py", "test_batch.py"),
+    ),
+    Mutant(
+        "S5-finish-twice",
+        "Call._finish",
+        "            self._thread.pending.remove(self)  # which",
+        "            self._thread.pending.discard(self)  # which",
+        "the loop's thread and a waiter may both finish a call: only the first counts",
+        ("test_service.py", "test_batch.py", "test_fork_and_exit.py"),
+    ),
+    Mutant(
+        "S6-no-exit-check",
+        "Call.check",
+        "        elif thread is not None and _is_exiting():",
+        "        elif False:",
+        "threads that are not daemons must not wait for the network while the interpreter exits",
+        ("test_service.py", "test_fork_and_exit.py"),
+    ),
+    Mutant(
+        "S7-callers-context",
+        "_LoopThread._begin_submitted",
+        "loop.create_task(coroutine, context=contextvars.Context())",
+        "loop.create_task(coroutine)",
+        "a connection outlives its first caller, and must not keep that caller's context variables",
+        ("test_service.py::test_no_context_variable_of_a_caller_is_seen_on_the_loop",),
+    ),
+    Mutant(
+        "S8-fork-default-lock",
+        "_after_fork_in_child",
+        """\
+    global _default_lock
+    _default_lock = threading.RLock()
+    for""",
+        "    for",
+        "another thread may hold the lock at the fork, and does not exist in the child",
+        ("test_service.py", "test_fork_and_exit.py"),
+    ),
+    Mutant(
+        "S9-fork-collects-inherited",
+        "LoopService._become_new",
+        """\
+        _inherited.append(self._current)
+""",
+        "",
+        "collecting the parent's loop in the child closes descriptors that the parent uses",
+        ("test_service.py", "test_fork_and_exit.py"),
+    ),
+    Mutant(
+        "S10-outcome-keeps-frame",
+        "Outcome.result",
+        """\
+            del self, first, context
+""",
+        """\
+            pass
+""",
+        "a traceback holds the frame, and with it the outcome and all that it holds",
+        ("test_service.py", "test_batch.py", "test_runner.py"),
+    ),
+    Mutant(
+        "S11-explain-cancelled",
+        "_LoopThread.explain",
+        "and self.ended and not cancelled:",
+        "and self.ended:",
+        "a call that its caller cancelled was not lost with the thread",
+        ("test_service.py", "test_batch.py", "test_cancellation.py"),
+    ),
+    Mutant(
+        "S12-late-starter-left",
+        "_LoopThread.start",
+        """\
+            self._ready.add_done_callback(self._stop_late_starter)
+""",
+        "",
+        "a thread that starts after the time-out must not stay",
+        ("test_service.py",),
+    ),
+    Mutant(
+        "S13-close-fails-no-pending",
+        "_LoopThread.close",
+        """\
+        self._thread.join(4 * GRACE_SECONDS)
+        self._fail_pending()""",
+        "        self._thread.join(4 * GRACE_SECONDS)",
+        "callers that still wait when the service closes must be answered",
+        ("test_service.py",),
+    ),
+    Mutant(
+        "S14-main-thread-exiting",
+        "_is_exiting",
+        "not (main.is_alive() or threading.current_thread() is main)",
+        "not main.is_alive()",
+        "exit handlers run in the main thread after it has 'ended', and may still call",
+        (
+            "test_fork_and_exit.py::test_calls_in_exit_handlers_before_and_after_ours_answer_or_fail",
+        ),
+    ),
+    Mutant(
+        "S15-interrupt-no-grace",
+        "Call.wait",
+        """\
+            if self._thread is not None:
+                done.wait(GRACE_SECONDS)
+            raise""",
+        "            raise",
+        "after Ctrl-C the call's clean-up is waited for, within bounds",
+        ("test_service.py", "test_fork_and_exit.py"),
+    ),
+    Mutant(
+        "S16-start-without-lock",
+        "LoopService._start",
+        """\
+        with self._lock:
+            before = self._current
+            while not""",
+        """\
+        if True:
+            before = self._current
+            while not""",
+        "two first calls at once must start one thread",
+        ("test_service.py", "test_fork_and_exit.py"),
+    ),
+    Mutant(
+        "S17-executor-not-joined",
+        "_LoopThread._end_executor",
+        "                thread.join(max(0.0, until - time.monotonic()))",
+        "                pass",
+        "name look-ups that still run must not outlive the service",
+        ("test_service.py",),
+    ),
+    Mutant(
+        "S18-closed-not-final",
+        "LoopService.close",
+        """\
+            self._closed = True
+            thread,""",
+        "            thread,",
+        "a service that was closed stays closed",
+        ("test_service.py",),
+    ),
+]

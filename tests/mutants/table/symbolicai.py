@@ -1,0 +1,246 @@
+"""Mutants of the stand-in client, the engine, the token cache and the engine look-up."""
+
+from ..mutant import Mutant
+
+MUTANTS = [
+    Mutant(
+        "Br1-no-on-call",
+        "_Method.__call__",
+        """\
+        stand_in._on_call()
+""",
+        "",
+        "an engine put into symbolicai's context variable is taken away before code of others runs",
+        ("test_lookup.py::test_code_of_the_application_finds_no_engine_put_for_it",),
+    ),
+    Mutant(
+        "Br2-copy-loses-terms",
+        "StandInClient._copy",
+        "        return StandInClient(client, self._dispatch, self._terms, self._on_call)",
+        "        return StandInClient(client, self._dispatch)",
+        "a copied client, `with_options` in a remedy, makes its calls on the engine's terms",
+        ("test_request_terms.py::TestCosts",),
+    ),
+    Mutant(
+        "Br3-face-stale",
+        "_face",
+        "    if face is None or face._behind != behind:",
+        "    if face is None:",
+        "a resource that was replaced on the client counts from the next call on",
+        ("test_bridge.py", "test_cerebras.py", "test_engine.py", "test_wire.py"),
+    ),
+    Mutant(
+        "Br4-streaming-response-on-loop",
+        "_STREAMS",
+        '"stream", "with_streaming_response"}',
+        '"stream"}',
+        "a streamed answer is read in the caller's thread, from a connection of the sync client",
+        ("test_bridge.py",),
+    ),
+    Mutant(
+        "Br5-async-page-out",
+        "_as_sync",
+        """\
+    if not name.startswith("Async"):
+        return result
+""",
+        """\
+    return result
+""",
+        "a page of a list is the sync class, whose further pages the sync client fetches",
+        ("test_bridge.py",),
+    ),
+    Mutant(
+        "Br6-type-error-async-name",
+        "_Method.__call__",
+        """\
+            _name_sync_class(error)
+""",
+        "",
+        "the error of a wrong parameter names the sync class, as the sync client's does",
+        ("test_bridge.py", "test_differential.py"),
+    ),
+    Mutant(
+        "Br7-made-plain-args-only",
+        "_made_plain",
+        "        if not all(_is_plain(value) for value in (*args, *kwargs.values())):",
+        "        if not all(_is_plain(value) for value in args):",
+        "arguments that run code when they are read are read in the caller's thread",
+        ("test_bridge.py", "test_bad_input.py"),
+    ),
+    Mutant(
+        "E1-inner-batch-takes-deadline",
+        "AsyncBatchEngine._batch",
+        "if deadline is None and not is_item():",
+        "if deadline is None:",
+        "a batch within an item has the deadline of the outer call, not the engine's own",
+        ("test_engine.py", "test_lookup.py"),
+    ),
+    Mutant(
+        "E2-attempt-timeout-engine",
+        "AsyncBatchEngine._attempt_timeout",
+        "return self.timeout if here is None or here.batch.timeout is None else here.batch.timeout",
+        "return self.timeout",
+        "a time limit given with the call replaces the engine's",
+        ("test_engine.py",),
+    ),
+    Mutant(
+        "E3-remedy-goes-to-scheduler",
+        "AsyncBatchEngine._dispatch",
+        "            self._thread_local.query = None  # a remedy",
+        "            pass  # a remedy",
+        "a remedy's calls are not part of the scheduler's batch",
+        ("test_engine.py",),
+    ),
+    Mutant(
+        "E4-scheduler-callback-in-item",
+        "AsyncBatchEngine._scheduler_callback",
+        "        if callback is None or is_item():",
+        "        if callback is None:",
+        "an item's thread is driving a batch and cannot wait for the scheduler",
+        ("test_engine.py",),
+    ),
+    Mutant(
+        "E5-key-behind-cause",
+        "_hide_key",
+        "left += [each.__cause__, each.__context__]",
+        "left += [each.__cause__]",
+        "an error may hold the key in the request of its context",
+        ("test_secrets.py",),
+    ),
+    Mutant(
+        "E6-limit-with-scheduler",
+        "AsyncBatchEngine._is_unlimited",
+        "return self.deadline is None or is_item() or self._scheduler_callback() is not None",
+        "return self.deadline is None or is_item()",
+        "the engine's deadline holds for a scheduler's whole batch, not again for each query",
+        ("test_engine.py", "test_scheduler.py"),
+    ),
+    Mutant(
+        "E7-query-left-on-argument",
+        "_Query.ask",
+        """\
+        finally:
+            _take_query(self._argument)
+        outputs""",
+        """\
+        finally:
+            pass
+        outputs""",
+        "an argument must not carry a query that has ended into the next batch",
+        ("test_engine.py", "test_batches.py", "test_scheduler.py", "test_differential.py"),
+    ),
+    Mutant(
+        "E8-unsent-not-counted",
+        "AsyncBatchEngine._dispatch",
+        "            request.record.failed(error)  # if",
+        "            pass  # if",
+        "a call that never came to the loop has failed, and is counted",
+        ("test_engine.py", "test_request.py", "test_scheduler.py"),
+    ),
+    Mutant(
+        "E9-thread-local-query-not-restored",
+        "AsyncBatchEngine._forward_by_scheduler",
+        """\
+            self._thread_local.query = outer
+""",
+        """\
+            pass
+""",
+        "a nested query must not take away the scheduler's hold on the outer one",
+        ("test_engine.py", "test_scheduler.py"),
+    ),
+    Mutant(
+        "E10-reinstall-forgets-before",
+        "install",
+        """\
+    if registered is not _installed.get("engine"):
+        _installed["before"]""",
+        """\
+    if True:
+        _installed["before"]""",
+        "`uninstall` puts back what was registered before the first `install`",
+        ("test_engine.py",),
+    ),
+    Mutant(
+        "E11-pickle-loses-api-key",
+        "AsyncBatchEngine.__setstate__",
+        """\
+            openai.api_key = openai.api_key or settings.api_key
+""",
+        "",
+        "the sync engine's forward reads `openai.api_key` after an error",
+        ("test_engine.py", "test_providers.py", "test_cerebras.py"),
+    ),
+    Mutant(
+        "E12-group-not-shared",
+        "AsyncBatchEngine._told_batch",
+        """\
+        batch.shared = BatchGroup(record.id)
+""",
+        "",
+        "a refused key ends the unsent requests of the same batch",
+        ("test_engine.py", "test_request.py"),
+    ),
+    Mutant(
+        "T1-shared-list",
+        "RememberingEncoding.encode",
+        "return [*self._tokens_of(text)]",
+        "return self._tokens_of(text)",
+        "the list that is returned is the caller's own",
+        ("test_tokens.py",),
+    ),
+    Mutant(
+        "T2-special-unchecked",
+        "RememberingEncoding.encode",
+        "not any(special in text for special in self.special_tokens_set)",
+        "True",
+        "a special token in a text is refused, remembered or not",
+        ("test_tokens.py::test_it_encodes_as_tiktoken_does_the_first_time_and_again",),
+    ),
+    Mutant(
+        "T3-subclass-of-str",
+        "RememberingEncoding.encode",
+        "if type(text) is str and not allowed_special:",
+        "if isinstance(text, str) and not allowed_special:",
+        "a subclass of str may behave in another way",
+        ("test_tokens.py",),
+    ),
+    Mutant(
+        "L1-not-taken-away",
+        "take_engine_away",
+        """\
+        CURRENT_ENGINE_VAR.set(None)
+        _thread.has_put = False""",
+        "        _thread.has_put = False",
+        "what was put into symbolicai's context variable must not stay there",
+        ("test_lookup.py",),
+    ),
+    Mutant(
+        "L2-over-another",
+        "put_engine",
+        """\
+    if CURRENT_ENGINE_VAR.get() is not None:
+        return
+""",
+        "",
+        "a DynamicEngine that the application entered comes first",
+        ("test_providers.py::test_blocks_nest_and_end_as_those_of_symbolicai",),
+    ),
+    Mutant(
+        "L3-found-of-another",
+        "put_engine",
+        "if found is None or found[0]() is not argument:",
+        "if found is None:",
+        "what was found for one argument does not hold for another",
+        ("test_lookup.py::test_a_block_within_a_handler_counts_the_tokens_of_what_is_asked_in_it",),
+    ),
+    Mutant(
+        "L4-left-block",
+        "entered_dynamic_engine",
+        'if isinstance(value, DynamicEngine) and getattr(value, "_entered", False):',
+        "if isinstance(value, DynamicEngine):",
+        "a block that was left does not count",
+        ("test_lookup.py", "test_providers.py"),
+    ),
+]
