@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,8 +23,11 @@ from .client import ClientSettings, check_supported, is_of_cerebras, settings_of
 from .direct import SCALARS, is_of_the_sdk, overheard, post_of
 from .request import Request, Terms
 from .retry import original_of
+from .transport.sync_side import must_run_in_caller
 
-__all__ = ["StandInClient"]
+__all__ = ["StandInClient", "tell_of_a_double"]
+
+logger = logging.getLogger(__name__)
 
 _CLIENT_CALLS = frozenset({"delete", "get", "patch", "post", "put"})
 """The methods of the client itself that send a request."""
@@ -66,8 +70,8 @@ class StandInClient:
         on_call: Callable[[], None] = lambda: None,
     ) -> None:
         if isinstance(client, StandInClient):
-            client = client._client
-        self.__dict__["_client"] = check_supported(client)
+            client = client._behind
+        self.__dict__["_behind"] = check_supported(client)
         self.__dict__["_dispatch"] = dispatch
         self.__dict__["_terms"] = terms
         self.__dict__["_on_call"] = on_call
@@ -77,13 +81,13 @@ class StandInClient:
     @property
     def settings(self) -> ClientSettings:
         """The settings that the next call will be made with."""
-        settings = self.__dict__["_settings"] = settings_of(self._client, self._settings)
+        settings = self.__dict__["_settings"] = settings_of(self._behind, self._settings)
         return settings
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or "_client" not in self.__dict__:
+        if name.startswith("__") or "_behind" not in self.__dict__:
             raise AttributeError(name)  # copy and pickle ask for such before there is a client
-        value = getattr(self._client, name)
+        value = getattr(self._behind, name)
         if _is_resource(value):
             return _face(self._faces, _Resource, self, value, (name,))
         if name in _CLIENT_CALLS:
@@ -97,10 +101,13 @@ class StandInClient:
         return StandInClient(client, self._dispatch, self._terms, self._on_call)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self._client, name, value)
+        setattr(self._behind, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        delattr(self._behind, name)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} of {self._client!r}>"
+        return f"<{type(self).__name__} of {self._behind!r}>"
 
 
 class _Resource:
@@ -116,7 +123,7 @@ class _Resource:
         if name.startswith("__") or "_behind" not in self.__dict__:
             raise AttributeError(name)
         value = getattr(self._behind, name)
-        if name in _STREAMS or (name == _RAW and is_of_cerebras(self._stand_in._client)):
+        if name in _STREAMS or (name == _RAW and is_of_cerebras(self._stand_in._behind)):
             return value
         path = (*self._path, name)
         if _is_resource(value):
@@ -145,7 +152,10 @@ class _Method:
         stand_in._on_call()
         if kwargs.get("stream"):
             return self._behind(*args, **kwargs)
-        is_openais = not is_of_cerebras(stand_in._client)
+        if must_run_in_caller(stand_in._behind, self._path):
+            tell_of_a_double("The openai client's sync side is replaced")
+            return self._behind(*args, **kwargs)
+        is_openais = not is_of_cerebras(stand_in._behind)
         post = post_of(self._path, args, kwargs) if is_openais else None
         if post is None:
             args, kwargs = _made_plain(self._behind, args, kwargs)
@@ -161,11 +171,27 @@ class _Method:
             if failed is error:
                 raise
         else:
-            return _as_sync(result, stand_in._client)
+            return _as_sync(result, stand_in._behind)
         raise failed  # out of the `except`, or what stood in its place would be its context
 
     def __repr__(self) -> str:
         return f"<{'.'.join(self._path)} of {self._stand_in!r}>"
+
+
+def tell_of_a_double(what: str) -> None:
+    """Log, once in a process, that calls are made one after the other, by what a test put in."""
+    global _has_told
+    if not _has_told:
+        _has_told = True
+        logger.warning(
+            "%s, by a test or a tool: each model call is made in the thread that asks, as by "
+            "symbolicai's own engine, without gptx_async's retries, limits and statistics. This "
+            "is said once.",
+            what,
+        )
+
+
+_has_told = False
 
 
 def _face(

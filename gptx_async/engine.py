@@ -24,7 +24,7 @@ from symai.backend.settings import SYMAI_CONFIG
 from symai.functional import EngineRepository
 
 from .batch import WINDOW, Batch, is_item, place, wait_for
-from .bridge import StandInClient
+from .bridge import StandInClient, tell_of_a_double
 from .client import ClientSettings
 from .errors import (
     ConfigurationError,
@@ -49,6 +49,7 @@ from .retry import PATIENCE
 from .service import Call, Outcome
 from .telemetry import Recorder, Stats
 from .tokens import remembering
+from .transport.sync_side import is_double
 from .waits import let_waits_give_way
 
 __all__ = ["AsyncBatchEngine", "AsyncGPTXBatchEngine", "install", "uninstall"]
@@ -349,7 +350,9 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
         if name in _OWN_ATTRIBUTES or hasattr(type(self), name):
             object.__setattr__(self, name, value)
             return
-        if name == "client":
+        if name == "client" and is_double(value):
+            tell_of_a_double("The engine's client is a mock")
+        elif name == "client":
             value = StandInClient(value, self._dispatch, self._terms, take_engine_away)
         setattr(self._sync_engine, name, value)
 
@@ -373,7 +376,7 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
         return {
             "class": type(self._sync_engine),
             "attributes": attributes,
-            "settings": None if client is None else client.settings,
+            "settings": client.settings if isinstance(client, StandInClient) else None,
             "options": {name: getattr(self, name) for name in _OPTIONS},
         }
 
@@ -403,7 +406,7 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
     def _take_client(self) -> None:
         """Take over a client that the sync engine has built anew, as Cerebras's does for a key."""
         client = getattr(self._sync_engine, "client", None)
-        if client is not None and not isinstance(client, StandInClient):
+        if client is not None and not isinstance(client, StandInClient) and not is_double(client):
             self.client = client
 
     def _ask_limited(

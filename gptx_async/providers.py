@@ -25,6 +25,7 @@ from .errors import ConfigurationError, UnsupportedClientError, VocabularyError
 from .lookup import NEUROSYMBOLIC
 from .offline import provide_vocabularies
 from .options import checked
+from .transport.sync_side import is_double
 
 __all__ = [
     "build_engine",
@@ -128,6 +129,8 @@ def check_engine(engine: Any) -> None:
         UnsupportedClientError: The engine calls its model by other means.
     """
     client = getattr(engine, "client", None)
+    if is_double(client):
+        return
     if isinstance(client, (openai.OpenAI, StandInClient)) or is_of_cerebras(client):
         return
     name = type(engine).__name__

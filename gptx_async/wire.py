@@ -39,6 +39,7 @@ __all__ = [
     "Route",
     "answer_of",
     "as_json",
+    "is_of_its_package",
     "route_of",
     "session_of",
 ]
@@ -57,7 +58,7 @@ _STEPS = {
     "post", "request", "build_request", "send", "handle_async_request", "_build_headers",
     "_build_request", "_prepare_options", "_prepare_request", "_process_response", "_request",
     "_process_response_data", "_send_handling_auth", "_send_handling_redirects", "_send_request",
-    "_send_single_request", "_should_stream_response_body",
+    "_send_single_request", "_should_stream_response_body", "_transport_for_url",
 }  # fmt: skip
 """The methods, of the SDK's client, httpx's, its transport and aiohttp's session, that are gone
 round here."""
@@ -269,7 +270,10 @@ class Machinery:
         kinds = [type(each) for each in (client, http_client, http_client._transport)]
         kinds.append(aiohttp.ClientSession)
         self._steps = [(kind, name) for kind in kinds for name in _STEPS if hasattr(kind, name)]
-        self._original = self._present() if all(map(_is_of_its_package, self._steps)) else None
+        are_original = all(
+            is_of_its_package(kind, getattr(kind, name)) for kind, name in self._steps
+        )
+        self._original = self._present() if are_original else None
 
     def is_original(self) -> bool:
         """Tell whether each is now what its package has made."""
@@ -279,9 +283,8 @@ class Machinery:
         return [getattr(kind, name) for kind, name in self._steps]
 
 
-def _is_of_its_package(step: tuple[type, str]) -> bool:
-    kind, name = step
-    function = getattr(kind, name)
+def is_of_its_package(kind: type, function: Any) -> bool:
+    """Tell whether a method of a class is a function of the package that the class comes from."""
     folders = tuple(
         os.path.dirname(file) + os.sep
         for base in kind.__mro__

@@ -53,16 +53,10 @@ def stand_in(client: openai.OpenAI) -> StandInClient:
 
 
 @pytest.fixture
-def sync_requests(client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def sync_requests(client: openai.OpenAI) -> list[str]:
     """The requests that the sync client sends by itself, by their paths."""
     requests: list[str] = []
-    send = client._client.send
-
-    def note(request: Any, **kwargs: Any) -> Any:
-        requests.append(request.url.path)
-        return send(request, **kwargs)
-
-    monkeypatch.setattr(client._client, "send", note)
+    client._client.event_hooks = {"request": [lambda request: requests.append(request.url.path)]}
     return requests
 
 
