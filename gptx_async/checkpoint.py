@@ -1,38 +1,49 @@
 """The checkpoint of a run: its results in an SQLite file, as they come.
 
-A value is there once `keep` has returned, also if the process is killed in the next moment: it is
-committed, and the system has it. `synchronous=NORMAL` leaves to the system when it goes to the
-disk, so that a power cut may lose the values of the last moments, which are then asked for again;
-the file stays whole (https://www.sqlite.org/pragma.html#pragma_synchronous).
+A value is stored once `keep` has returned, even if the process is killed in the next moment: it is
+committed, and the system has it. With `synchronous=NORMAL` the system decides when it writes to the
+disk, so a power cut may lose the values of the last moments, which are then computed again; the
+file stays whole (https://www.sqlite.org/pragma.html#pragma_synchronous).
 
-One connection has the file for itself while it is open: two runs would ask for the same items.
+One connection has the file for itself while it is open: two runs would compute the same items.
+
+Nothing that is read from the file is executed: values are JSON (`kept_values.py`), and pickled ones
+are rejected unless the caller asks for them.
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
 import json
-import math
 import os
-import pickle
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from .errors import CheckpointError
-from .identity import declared, differences, digest_of
+from .errors import CheckpointError, ConfigurationError
+from .identity import differences, digest_of, name_of
+from .kept_values import CheckpointValueError, NotJSONError, PickledValueError, decode, encode
 
-__all__ = ["Checkpoint", "CheckpointValueError", "Kept", "is_checkpoint", "remove_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "CheckpointCheck",
+    "Kept",
+    "check_name",
+    "is_checkpoint",
+    "remove_checkpoint",
+]
+
+CheckpointCheck = Literal["all", "code", "items", "none"]
+"""What has to match the first run: the items and the code, one of them, or nothing."""
 
 APPLICATION_ID = 0x67707478
-"""What SQLite's `application_id` says of our files: 'gptx' in ASCII."""
+"""The `application_id` of the SQLite files: 'gptx' in ASCII."""
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 LOCK_SECONDS = 2.0
 """How long to wait for a run that has the file, and may be ending."""
@@ -42,78 +53,114 @@ CREATE TABLE job (part TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE results (
     item INTEGER PRIMARY KEY,
     digest TEXT NOT NULL,
-    format TEXT NOT NULL CHECK (format IN ('json', 'pickle')),
+    format TEXT NOT NULL CHECK (format IN ('json', 'symbols', 'pickle')),
     value NOT NULL
 );
 """
 
-_LARGEST_INTEGER = 2**63
-"""Up to which integers stay readable: Python limits the digits of those that it reads."""
+_KEY, _COLUMNS, _PARTS = "key of the items", "columns of the items", "parts"
+"""Parts of a job besides those of `identity_of`: what identifies an item, which columns the items
+had first, and the names of the parts that the job was created with."""
 
-
-class CheckpointValueError(CheckpointError):
-    """What an expression returned can't be kept in a checkpoint."""
+_UNKNOWN = ""
+"""In place of the digest of an item that has none, where items are not compared."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A value that was kept."""
+    """A stored value."""
 
     value: Any
 
 
 class Checkpoint:
-    """The results of one job, kept in an SQLite file.
+    """The results of one job, stored in an SQLite file that only its owner can read.
 
-    Text and JSON values are kept as JSON, which other programs can read, and anything else by
-    pickle: open only checkpoints that you trust. All methods may be called in any thread.
+    All methods may be called in any thread.
 
     Args:
-        path: The file; it is made if there is none.
-        job: What tells this job from others, by `identity.identity_of`.
+        path: The file; it is created if it does not exist.
+        job: What distinguishes this job from others, by `identity.identity_of`.
+        with_pickle: Whether values that are not JSON are pickled, and pickled values are read,
+            which runs whatever code the file contains.
+        check: What has to match the run that created the file: the `job` ("code"), the items, both
+            ("all") or nothing ("none").
+        key: What identifies an item: the name of a column, or a function of the item; the whole
+            item when None.
 
     Raises:
-        CheckpointError: The file can't be opened, is no checkpoint, is in use, or is another job's.
+        CheckpointError: The file cannot be opened, is not a checkpoint, is in use, is damaged, or
+            belongs to another job.
     """
 
-    def __init__(self, path: str | os.PathLike[str], job: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        job: Mapping[str, str],
+        *,
+        with_pickle: bool = False,
+        check: CheckpointCheck = "all",
+        key: Any = None,
+    ) -> None:
         self._path = os.fspath(path)
+        self._with_pickle = with_pickle
+        self._checks_code = check in ("all", "code")
+        self._checks_items = check in ("all", "items")
+        self._key = key
+        self._added_columns: frozenset[Any] = frozenset()
         self._lock = threading.Lock()
         self._pending: deque[tuple[int, str, str, str | bytes]] = deque()
         self._failure: CheckpointError | None = None
+        self._unwritten = CheckpointError(  # made now: memory may be lacking when it is needed
+            f"Values could not be written to the checkpoint {self._path!r}. Run again with it: "
+            "what it has is not computed again."
+        )
+        is_created = self._create_file()
         with self._explained():
             self._connection = sqlite3.connect(
-                self._path, timeout=LOCK_SECONDS, isolation_level=None, check_same_thread=False
+                os.path.realpath(self._path),
+                timeout=LOCK_SECONDS,
+                isolation_level=None,
+                check_same_thread=False,
             )
         try:
             with self._explained():
-                self._open(job)
+                self._open(job, is_created=is_created)
         except BaseException:
             self._connection.close()
             raise
         self._is_open = True
 
     def digest(self, index: int, item: object) -> str:
-        """Return what tells the content of an item from others.
+        """Return a digest of what identifies an item.
+
+        To be called for the first item first: its columns are those that later runs compare.
 
         Raises:
-            CheckpointError: It has none that is the same in every process.
+            CheckpointError: The item has no content that is the same in every process, or lacks a
+                column, or the `key` function failed.
         """
+        if index == 0 and self._key is None and isinstance(item, dict):
+            self._learn_columns(item)
+        identified = self._identified(index, item)
         try:
-            return digest_of(item)
+            return digest_of(identified)
         except Exception as error:
+            if not self._checks_items:
+                return _UNKNOWN
             raise CheckpointError(
                 f"Item {index}, a {type(item).__name__}, has no content by which a second run "
-                f"could know it again ({type(error).__name__}). Give items that can be pickled, "
-                "the path of a file instead of the open file say; or run without checkpoint=."
+                f"could recognise it ({type(error).__name__}). Give items that can be pickled, for "
+                "example the path of a file in place of the open file; identify them with key=; or "
+                "run without checkpoint=."
             ) from error
 
     def find(self, index: int, digest: str) -> Kept | None:
-        """Return what was kept for an item, or None.
+        """Return the stored value of an item, or None.
 
         Raises:
-            CheckpointError: The item differs from the one that was at this index; or the value
-                can't be read.
+            CheckpointError: The item differs from the one that was at this index, or the value
+                cannot be read.
         """
         with self._lock, self._explained():
             self._check()
@@ -122,31 +169,49 @@ class Checkpoint:
             ).fetchone()
         if row is None:
             return None
-        if row[0] != digest:
+        if self._checks_items and row[0] != digest:
             raise CheckpointError(
                 f"Item {index} is not the one whose result is kept in {self._path!r}. Give the "
-                "same items in the same order (more may follow them), or another checkpoint."
+                "same items in the same order (more may follow them), or another checkpoint; with "
+                "key=, gptx_async.map compares only what identifies an item."
             )
         try:
-            return Kept(_decode(row[1], row[2]))
+            return Kept(decode(row[1], row[2], with_pickle=self._with_pickle))
+        except PickledValueError:
+            raise PickledValueError(
+                f"The value of item {index} in {self._path!r} is pickled, and reading it would run "
+                "whatever code the file contains. Use another checkpoint; or, if you trust "
+                "everybody who could write to this file, pass checkpoint_pickle=True to "
+                "gptx_async.map."
+            ) from None
         except Exception as error:
             raise CheckpointError(
                 f"The value of item {index} in {self._path!r} can't be read "
-                f"({type(error).__name__}). Bring back the classes that it needs, or use another "
+                f"({type(error).__name__}). Restore the classes that it needs, or use another "
                 "checkpoint."
             ) from error
 
     def keep(self, index: int, digest: str, value: object) -> None:
-        """Keep the value of an item; it is committed when this returns.
+        """Store the value of an item; it is committed when this returns.
 
-        Those that come at the same time are committed together, by the first of them.
+        Values that arrive at the same time are committed together, by the first of their threads.
 
         Raises:
-            CheckpointValueError: The value can't be kept.
-            CheckpointError: The file can't be written; nothing more is kept then.
+            NotJSONError: The value is not JSON, and the checkpoint was opened without pickle.
+            CheckpointValueError: The value cannot be stored, even with pickle.
+            CheckpointError: The file cannot be written; nothing more is stored then.
         """
         try:
-            row = (index, digest, *_encode(value))
+            row = (index, digest, *encode(value, with_pickle=self._with_pickle))
+        except NotJSONError:
+            raise NotJSONError(
+                f"The value of item {index}, a {type(value).__name__}, can't be kept in the "
+                "checkpoint as JSON, which has text, finite numbers, booleans, None, lists, "
+                "dictionaries with text as keys, and here Symbols of these. Let the expression "
+                "return one of them; or pass checkpoint_pickle=True to gptx_async.map, if you "
+                "trust everybody who can write to the file: reading pickled values runs the code "
+                "that they contain."
+            ) from None
         except Exception as error:
             raise CheckpointValueError(
                 f"The value of item {index}, a {type(value).__name__}, can't be kept in the "
@@ -156,27 +221,35 @@ class Checkpoint:
         self._pending.append(row)
         with self._lock:
             self._check()
-            if self._pending:  # else another has written it
+            if self._pending:  # else another thread has written it
                 self._write()
 
     def close(self) -> None:
         """Close the file; a second call does nothing.
 
         Raises:
-            CheckpointError: SQLite could not; what was kept is.
+            CheckpointError: SQLite could not; what was stored stays.
         """
         with self._lock, self._explained():
             self._is_open = False
             self._connection.close()
 
     def _write(self) -> None:
-        rows = [self._pending.popleft() for _ in range(len(self._pending))]
+        """Commit all pending rows.
+
+        Whatever fails here, a MemoryError for example, may have failed other threads' rows: each of
+        those threads then raises as well, so that no row is lost without an error.
+        """
         try:
+            rows = [self._pending.popleft() for _ in range(len(self._pending))]
             with self._explained(), self._transaction():
                 self._connection.executemany("INSERT INTO results VALUES (?, ?, ?, ?)", rows)
         except CheckpointError as error:
-            self._failure = error  # of the others, too, whose rows were among these
+            self._failure = error
             raise
+        except BaseException as error:
+            self._failure = self._unwritten
+            raise self._unwritten from error
 
     def _check(self) -> None:
         if self._failure is not None:
@@ -184,13 +257,69 @@ class Checkpoint:
         if not self._is_open:
             raise CheckpointError(f"The checkpoint {self._path!r} is closed: its run has ended.")
 
-    def _open(self, job: Mapping[str, str]) -> None:
-        """Look at the file before anything is written to it: it may be somebody else's."""
+    def _identified(self, index: int, item: Any) -> Any:
+        """Return what of an item is compared."""
+        if self._key is None:
+            if not self._added_columns or not isinstance(item, dict):
+                return item
+            return {name: item[name] for name in item if name not in self._added_columns}
+        try:
+            return self._key(item) if callable(self._key) else item[self._key]
+        except Exception as error:
+            raise CheckpointError(
+                f"key={_shown(self._key)} does not identify item {index} "
+                f"({type(error).__name__}). Name a column that each item has, or give a function "
+                "of an item."
+            ) from error
+
+    def _learn_columns(self, item: dict[Any, Any]) -> None:
+        """Record the columns of the items, or find out which were added since the first run.
+
+        A later run compares only the columns of the first: a notebook cell that puts its results
+        into a new column can be run again.
+        """
+        with self._lock, self._explained():
+            self._check()
+            row = self._connection.execute(
+                "SELECT value FROM job WHERE part = ?", (_COLUMNS,)
+            ).fetchone()
+            if row is None:
+                columns = json.dumps([name for name in item if type(name) in (str, int)])
+                self._connection.execute("INSERT INTO job VALUES (?, ?)", (_COLUMNS, columns))
+                return
+        before = json.loads(row[0])
+        lost = [name for name in before if name not in item]
+        if lost and self._checks_items:
+            raise CheckpointError(
+                f"The items have no column {lost[0]!r}, which they had when the checkpoint "
+                f"{self._path!r} was created. Give the same items, or another checkpoint."
+            )
+        self._added_columns = frozenset(item.keys() - {*before})
+
+    def _create_file(self) -> bool:
+        """Create the file if there is none, readable by its owner only; return whether it was."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        try:
+            os.close(os.open(os.path.realpath(self._path), flags, 0o600))
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise CheckpointError(self._unusable(error.strerror)) from error
+        return True
+
+    def _open(self, job: Mapping[str, str], *, is_created: bool) -> None:
+        """Look at the file before anything is written to it: it may belong to another program."""
         is_new = self._is_new()
+        if is_new and not is_created:
+            try:
+                os.chmod(os.path.realpath(self._path), 0o600)  # an empty file, with any mode
+            except OSError as error:
+                raise CheckpointError(self._unusable(error.strerror)) from error
         # In this order the file has no companion for shared memory, and is locked by reading it.
         self._connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         self._connection.execute("PRAGMA journal_mode = WAL")
         self._connection.execute("PRAGMA synchronous = NORMAL")
+        job = {**job, _KEY: _shown(self._key)}
         with self._transaction():
             if is_new:
                 self._create(job)
@@ -205,12 +334,12 @@ class Checkpoint:
             return True
         if application != APPLICATION_ID:
             raise CheckpointError(
-                f"{self._path!r} is an SQLite file, but no checkpoint of gptx_async. Give the name "
-                "of a new file; this one was not touched."
+                f"{self._path!r} is an SQLite file, but not a checkpoint of gptx_async. Give the "
+                "name of a new file; this one was not touched."
             )
         if version != FORMAT_VERSION:
             raise CheckpointError(
-                f"The checkpoint {self._path!r} is of format {version}; this version of gptx_async "
+                f"The checkpoint {self._path!r} has format {version}; this version of gptx_async "
                 f"reads format {FORMAT_VERSION}. Use the version that wrote it, or a new file."
             )
         return False
@@ -218,20 +347,38 @@ class Checkpoint:
     def _create(self, job: Mapping[str, str]) -> None:
         for statement in _SCHEMA.split(";"):
             self._connection.execute(statement)
-        self._connection.executemany("INSERT INTO job VALUES (?, ?)", job.items())
+        parts = {**job, _PARTS: json.dumps([*job])}
+        self._connection.executemany("INSERT INTO job VALUES (?, ?)", parts.items())
         self._connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         self._connection.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
 
     def _compare(self, job: Mapping[str, str]) -> None:
         kept = dict(self._connection.execute("SELECT part, value FROM job"))
-        found = differences(kept, job)
+        self._check_parts(kept, {"expression", "source"} & job.keys())
+        not_compared = {_PARTS, _COLUMNS}
+        if not self._checks_items:
+            not_compared.add(_KEY)
+        if not self._checks_code:
+            not_compared |= {*kept, *job} - {_KEY}
+        found = differences(_without(kept, not_compared), _without(job, not_compared))
         if found:
             raise CheckpointError(
                 f"The checkpoint {self._path!r} is of another job: {'; '.join(found)}. Run what it "
-                "was made by, or give the name of a new file."
+                "was created by, or give the name of a new file; checkpoint_check= of "
+                "gptx_async.map chooses what has to match."
             )
-        # What was not known when it was made, the model say, is from now on.
-        self._connection.executemany("INSERT OR IGNORE INTO job VALUES (?, ?)", job.items())
+        if self._checks_code:  # what was not known at first, the model for example, is from now on
+            self._connection.executemany("INSERT OR IGNORE INTO job VALUES (?, ?)", job.items())
+
+    def _check_parts(self, kept: Mapping[str, str], needed: set[str]) -> None:
+        """Reject a job table from which something was removed: it would differ in nothing."""
+        with contextlib.suppress(KeyError, ValueError, TypeError):
+            if {*json.loads(kept[_PARTS]), *needed, _KEY} <= kept.keys():
+                return
+        raise CheckpointError(
+            f"The checkpoint {self._path!r} no longer says completely which job it is of: another "
+            "program has changed it. Give the name of a new file."
+        )
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -261,68 +408,46 @@ class Checkpoint:
             )
         if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
             return (
-                f"{self._path!r} is no SQLite file, or a damaged one ({error}). Give the name of a "
-                "new file; this one was not touched."
+                f"{self._path!r} is not an SQLite file, or is damaged ({error}). Give the name of "
+                "a new file; this one was not touched."
             )
+        return self._unusable(str(error))
+
+    def _unusable(self, reason: str | None) -> str:
         return (
-            f"The checkpoint {self._path!r} can't be used ({error}). See that its folder exists, "
+            f"The checkpoint {self._path!r} can't be used ({reason}). See that its folder exists, "
             "can be written to and has room; what was kept stays."
         )
 
 
-def _encode(value: object) -> tuple[str, str | bytes]:
-    """Return the format and the form in which a value is kept, and comes back as it was."""
-    with contextlib.suppress(RecursionError):  # it holds itself; pickle knows about that
-        if _is_json(value):
-            return "json", _to_json(value)
-    file = io.BytesIO()
-    _Pickler(file).dump(value)
-    pickle.loads(file.getvalue())  # some can be written only: better to know now
-    return "pickle", file.getvalue()
+def check_name(path: str | os.PathLike[str]) -> None:
+    """Check that a name is that of a file, also to SQLite.
 
-
-class _Pickler(pickle.Pickler):
-    """Pickles Symbols, whose own way fails for what a query returns.
-
-    That is of a class made below a class that was made, too, and neither has a name to be found by.
+    Raises:
+        ConfigurationError: It is not.
     """
-
-    def reducer_override(self, value: Any) -> Any:
-        if isinstance(value, type) and (kind := declared(value)) is not value:
-            return _itself, (kind,)
-        return NotImplemented
-
-
-def _itself(kind: type) -> type:
-    return kind
-
-
-def _to_json(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair, which no UTF-8 has
-        return json.dumps(value)
-    return text
+    name = os.fspath(path)
+    if name == ":memory:":
+        raise ConfigurationError(
+            "checkpoint=':memory:' names no file, so nothing would be there for a second run. Give "
+            "the name of a file."
+        )
+    if name.startswith("file:"):
+        raise ConfigurationError(
+            f"checkpoint={name!r} looks like a URI, and a checkpoint is named by its path. Give "
+            f"{name.removeprefix('file:')!r}, or './{name}' for a file of that very name."
+        )
 
 
-def _decode(form: str, kept: str | bytes) -> Any:
-    decoders: dict[str, Callable[[Any], Any]] = {"json": json.loads, "pickle": pickle.loads}
-    return decoders[form](kept)
+def _without(parts: Mapping[str, str], names: set[str]) -> dict[str, str]:
+    return {part: value for part, value in parts.items() if part not in names}
 
 
-def _is_json(value: object) -> bool:
-    """Tell whether JSON gives back the very same."""
-    kind = type(value)
-    if kind is int:
-        return -_LARGEST_INTEGER <= value < _LARGEST_INTEGER  # type: ignore[operator]
-    if kind is float:
-        return math.isfinite(value)  # type: ignore[arg-type]
-    if kind is dict:
-        return all(type(name) is str and _is_json(each) for name, each in value.items())  # type: ignore[attr-defined]
-    if kind is list:
-        return all(map(_is_json, value))  # type: ignore[call-overload]
-    return kind in (str, bool, type(None))
+def _shown(key: Any) -> str:
+    """Return a key as the job table and messages show it; it is the same in every process."""
+    if callable(key):
+        return f"the function {name_of(key)}"
+    return "the whole item" if key is None else repr(key)
 
 
 def is_checkpoint(path: Path) -> bool:

@@ -6,11 +6,13 @@ order of a set.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import functools
 import hashlib
 import inspect
 import sys
+import textwrap
 import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -20,12 +22,15 @@ from .dataset import is_symbol
 __all__ = ["declared", "differences", "digest_of", "identity_of", "name_of"]
 
 _SCALARS = (str, int, float, bool, complex, bytes, type(None))
+_ATTRIBUTE = "attribute "
+
+_HAS_DOCSTRING = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _NAMED = (type, types.FunctionType, types.BuiltinFunctionType, types.ModuleType)
 
 _WORDS = {
     "expression": "its expression is {there}, not {here}",
     "model": "its model is {there}, not {here}",
-    "source": "the source of the expression differs",
+    "source": "the code of the expression differs",
 }
 """How a part that differs is told; any other is a value that the expression uses, by its name."""
 
@@ -33,9 +38,10 @@ _WORDS = {
 def identity_of(expression: Any) -> dict[str, str]:
     """Return what tells an expression, and the model that it asks, from others, by part.
 
-    Those are its name; a digest of its source; digests of the plain values that it is made with:
-    attributes, arguments of a partial, defaults, variables of an enclosing function, and module
-    constants whose names are in capitals. What it calls besides is not looked at.
+    Those are its name; a digest of its code, without comments and docstrings; and digests of the
+    plain values that it uses: attributes, arguments of a partial, defaults, variables of an
+    enclosing function, and module constants whose names are in capitals. What it calls is not
+    looked at.
     """
     parts = {"expression": name_of(expression)}
     for name, value in _values_of(expression):
@@ -52,13 +58,21 @@ def identity_of(expression: Any) -> dict[str, str]:
 def differences(there: Mapping[str, str], here: Mapping[str, str]) -> list[str]:
     """Return a phrase for each part in which two identities differ.
 
-    What only one of them has, for it was not known when the other was made, is no difference.
+    The model may not have been known to one of them, and an instance may get attributes while it
+    works: where only one identity has such a part, that is not a difference.
     """
     return [
-        _WORDS.get(part, "{part} differs").format(part=part, there=there[part], here=here[part])
-        for part in there
-        if part in here and there[part] != here[part]
+        _WORDS.get(part, "{part} differs").format(
+            part=part, there=there.get(part), here=here.get(part)
+        )
+        for part in {**there, **here}
+        if there.get(part) != here.get(part)
+        and not (_may_be_unknown(part) and (part not in there or part not in here))
     ]
+
+
+def _may_be_unknown(part: str) -> bool:
+    return part == "model" or part.startswith(_ATTRIBUTE)
 
 
 def name_of(expression: Any) -> str:
@@ -186,7 +200,7 @@ def _attributes_of(instance: Any) -> Iterator[tuple[str, Any]]:
     with contextlib.suppress(Exception):  # it may not be meant to be kept
         state = instance.__getstate__()  # symbolicai leaves out what belongs to a run
     for name, value in _lasting(state).items() if isinstance(state, dict) else ():
-        yield f"attribute {name!r}", value
+        yield f"{_ATTRIBUTE}{name!r}", value
 
 
 def _values_of_function(function: Any) -> Iterator[tuple[str, Any]]:
@@ -226,19 +240,33 @@ def _own_classes(kind: type) -> list[type]:
 
 
 def _source_of(expression: Any) -> Any:
-    """Return the source of a function or a class; its code where there is no source; or None."""
+    """Return the code of a function, or of a class and its bases, without comments and docstrings.
+
+    It is source where there is source, so that it is the same in each version of Python.
+    """
     function = _inner(expression)
     if isinstance(function, types.FunctionType):
-        return _source_or(function, lambda: _parts_of(function.__code__))
+        return _code_of(function, lambda: _parts_of(function.__code__))
     kinds = _own_classes(function if isinstance(function, type) else declared(type(function)))
-    return [_source_or(kind, functools.partial(_parts_of_class, kind)) for kind in kinds]
+    return [_code_of(kind, functools.partial(_parts_of_class, kind)) for kind in kinds]
 
 
-def _source_or(thing: Any, otherwise: Callable[[], Any]) -> Any:
+def _code_of(thing: Any, otherwise: Callable[[], Any]) -> Any:
     try:
-        return inspect.getsource(thing)
-    except (OSError, TypeError):
+        tree = ast.parse(textwrap.dedent(inspect.getsource(thing)))
+    except (OSError, TypeError, SyntaxError):  # no source; or a lambda in the middle of a statement
         return otherwise()
+    if getattr(thing, "__name__", None) == "<lambda>":
+        lambdas = [node for node in ast.walk(tree) if isinstance(node, ast.Lambda)]
+        return ast.unparse(lambdas[0]) if len(lambdas) == 1 else otherwise()
+    return ast.unparse(_without_docstrings(tree))
+
+
+def _without_docstrings(tree: ast.AST) -> ast.AST:
+    for node in ast.walk(tree):
+        if isinstance(node, _HAS_DOCSTRING) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return tree
 
 
 def _parts_of_class(kind: type) -> list[Any]:
@@ -249,7 +277,22 @@ def _parts_of(code: types.CodeType) -> list[Any]:
     constants = [
         _parts_of(each) if isinstance(each, types.CodeType) else each for each in code.co_consts
     ]
+    if _has_docstring(code):
+        constants[0] = None
     return [code.co_code, code.co_names, constants]
+
+
+def _has_docstring(code: types.CodeType) -> bool:
+    """Return whether the first constant of a code is a docstring.
+
+    Before Python 3.13 that place is reserved for it in each function, but not in comprehensions;
+    since then a flag says so (CO_HAS_DOCSTRING, https://docs.python.org/3/library/inspect.html).
+    """
+    if not code.co_consts or not isinstance(code.co_consts[0], str):
+        return False
+    if sys.version_info >= (3, 13):
+        return bool(code.co_flags & 0x4000000)
+    return bool(code.co_flags & inspect.CO_OPTIMIZED) and not code.co_name.startswith("<")
 
 
 def _model() -> str | None:

@@ -471,7 +471,7 @@ def _prepare_checkpoint(path: Path, options: RunOptions) -> None:
             )
         if not is_checkpoint(path):
             raise CheckpointError(
-                f"{path} is no checkpoint of gptx_async, and is not overwritten. Give another "
+                f"{path} is not a checkpoint of gptx_async, and is not overwritten. Give another "
                 "--checkpoint."
             )
         remove_checkpoint(path)

@@ -19,15 +19,16 @@ from collections.abc import (
     Awaitable,
     Callable,
     Generator,
+    Hashable,
     Iterable,
     Iterator,
 )
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar, overload
+from typing import Any, Generic, Literal, TypeVar, get_args, overload
 
 from . import clock
 from .batch import holding
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, CheckpointCheck, check_name
 from .dataset import rows_of
 from .errors import ConfigurationError, MissingPackageError
 from .identity import identity_of
@@ -41,6 +42,7 @@ T = TypeVar("T")
 
 OnError = Literal["raise", "return"] | Callable[["Failed"], Any]
 Path = str | os.PathLike[str]
+Key = Hashable | Callable[[Any], Any] | None
 
 STREAM_WINDOW = 2
 """How many items for each worker are read whose values the consumer of a stream has not taken."""
@@ -121,6 +123,9 @@ def map(  # noqa: A001 - what it does to a dataset, as the built-in to an iterab
     as_completed: Literal[False] = ...,
     progress: bool = ...,
     checkpoint: Path | None = ...,
+    checkpoint_pickle: bool = ...,
+    checkpoint_check: CheckpointCheck = ...,
+    key: Key = ...,
 ) -> Results: ...
 
 
@@ -134,6 +139,9 @@ def map(  # noqa: A001
     as_completed: Literal[True],
     progress: bool = ...,
     checkpoint: Path | None = ...,
+    checkpoint_pickle: bool = ...,
+    checkpoint_check: CheckpointCheck = ...,
+    key: Key = ...,
 ) -> Generator[tuple[int, Any]]: ...
 
 
@@ -146,6 +154,9 @@ def map(  # noqa: A001
     as_completed: bool = False,
     progress: bool = False,
     checkpoint: Path | None = None,
+    checkpoint_pickle: bool = False,
+    checkpoint_check: CheckpointCheck = "all",
+    key: Key = None,
 ) -> Results | Generator[tuple[int, Any]]:
     """Run a symbolicai Expression over a dataset, with many items at once; blocks this thread.
 
@@ -168,8 +179,17 @@ def map(  # noqa: A001
             are done, which keeps nothing; it is run by its consumer, and stops when that does.
         progress: Whether to show a bar on standard error, if that is a terminal or a notebook.
         checkpoint: An SQLite file, in which values are kept as they come: a second run of the same
-            expression on the same items does only what is missing. Values that are not JSON are
-            kept by pickle: open only files that you trust.
+            expression on the same items does only what is missing. Values are stored as JSON, and
+            Symbols of JSON values as tagged JSON; any other value ends the run with a
+            `CheckpointError`.
+        checkpoint_pickle: Whether other values are stored and read with pickle. Reading a pickled
+            value runs the code in it: choose this only if you trust everybody who can write to the
+            file.
+        checkpoint_check: What must match the run that created the checkpoint: "code" (the
+            expression, the plain values that it uses, and the model), "items", "all" for both, or
+            "none". Rows are compared by the columns that they had in that run.
+        key: What identifies an item in a checkpoint: the name of a column, or a function of the
+            item that runs in the thread which reads the dataset; the whole item when None.
 
     Returns:
         The values in the order of the items; or, with `as_completed`, an iterator.
@@ -177,12 +197,15 @@ def map(  # noqa: A001
     Raises:
         ConfigurationError: An argument is not as described above.
         DatasetError: The dataset raised an error; what was read before has been worked on.
-        CheckpointError: The checkpoint can't be used, or is another job's.
+        CheckpointError: The checkpoint can't be used, is another job's, or can't store a value.
         BaseException: The error of an item, with "raise"; or what arrives in this thread, a
             KeyboardInterrupt say. What is in flight is then cancelled, and what is done is in the
             error's attribute `results`, as `Results`: with `as_completed` what was not taken yet.
     """
-    plan = _plan(expression, dataset, workers, on_error, progress, checkpoint)
+    opener = _opener_of(
+        checkpoint, expression, with_pickle=checkpoint_pickle, check=checkpoint_check, key=key
+    )
+    plan = _plan(expression, dataset, workers, on_error, progress, opener)
     if as_completed:
         return _stream(plan)
     return _collect(plan)
@@ -198,6 +221,9 @@ def amap(
     as_completed: Literal[False] = ...,
     progress: bool = ...,
     checkpoint: Path | None = ...,
+    checkpoint_pickle: bool = ...,
+    checkpoint_check: CheckpointCheck = ...,
+    key: Key = ...,
 ) -> AsyncMap[Any]: ...
 
 
@@ -211,6 +237,9 @@ def amap(
     as_completed: Literal[True],
     progress: bool = ...,
     checkpoint: Path | None = ...,
+    checkpoint_pickle: bool = ...,
+    checkpoint_check: CheckpointCheck = ...,
+    key: Key = ...,
 ) -> AsyncMap[tuple[int, Any]]: ...
 
 
@@ -223,6 +252,9 @@ def amap(
     as_completed: bool = False,
     progress: bool = False,
     checkpoint: Path | None = None,
+    checkpoint_pickle: bool = False,
+    checkpoint_check: CheckpointCheck = "all",
+    key: Key = None,
 ) -> AsyncMap[Any]:
     """Do what `map` does, for a coroutine, whose loop is never blocked.
 
@@ -239,13 +271,19 @@ def amap(
         as_completed: As for `map`.
         progress: As for `map`.
         checkpoint: As for `map`.
+        checkpoint_pickle: As for `map`.
+        checkpoint_check: As for `map`.
+        key: As for `map`.
 
     Raises:
         ConfigurationError: An argument is not as described.
         BaseException: While it is awaited, as `map` does; an asyncio.CancelledError when the caller
             is cancelled.
     """
-    plan = _plan(expression, dataset, workers, on_error, progress, checkpoint)
+    opener = _opener_of(
+        checkpoint, expression, with_pickle=checkpoint_pickle, check=checkpoint_check, key=key
+    )
+    plan = _plan(expression, dataset, workers, on_error, progress, opener)
     return AsyncMap(plan, as_completed=as_completed)
 
 
@@ -285,7 +323,7 @@ def _plan(
     workers: Any,
     on_error: Any,
     progress: bool,
-    checkpoint: Any,
+    open_checkpoint: Callable[[], Checkpoint] | None,
 ) -> _Plan:
     if not (on_error in ("raise", "return") if isinstance(on_error, str) else callable(on_error)):
         raise ConfigurationError(
@@ -293,7 +331,7 @@ def _plan(
         )
     build = builder_of(expression)
     rows = rows_of(dataset)
-    job = Job(build, rows, _checked_workers(workers), _opener_of(checkpoint, expression))
+    job = Job(build, rows, _checked_workers(workers), open_checkpoint)
     return _Plan(job, on_error, progress)
 
 
@@ -307,12 +345,21 @@ def _checked_workers(workers: Any) -> int:
     return count
 
 
-def _opener_of(path: Any, expression: Any) -> Callable[[], Checkpoint] | None:
+def _opener_of(
+    path: Any, expression: Any, *, with_pickle: bool, check: Any, key: Any
+) -> Callable[[], Checkpoint] | None:
+    if check not in get_args(CheckpointCheck):
+        raise ConfigurationError(
+            f"checkpoint_check={check!r} is not one of {', '.join(get_args(CheckpointCheck))}."
+        )
     if path is None:
         return None
     if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
         raise ConfigurationError(f"checkpoint={path!r} is not the name of a file.")
-    return lambda: Checkpoint(path, identity_of(expression))
+    check_name(path)
+    return lambda: Checkpoint(
+        path, identity_of(expression), with_pickle=with_pickle, check=check, key=key
+    )
 
 
 class _Consumer:
@@ -329,6 +376,7 @@ class _Consumer:
         self._plan = plan
         self._failed: dict[int, Failed] = {}
         self._stopped_by: int | None = None
+        self._raised: BaseException | None = None
         self._progress = Progress(plan.job.rows.count, is_wanted=plan.progress)
 
     @property
@@ -376,17 +424,29 @@ class _Consumer:
 
     def tell(self, error: BaseException) -> None:
         """Put what is done on the error that has stopped the run."""
-        if isinstance(error, GeneratorExit):  # nobody sees it: the caller takes no more values
-            return
+        if isinstance(error, GeneratorExit) and error is not self._raised:
+            return  # nobody sees it: the caller takes no more values
         results = self.results()
-        with contextlib.suppress(Exception):  # it may be of a class that takes no attributes
-            error.results = results  # type: ignore[attr-defined]
-            where = "" if self._stopped_by is None else f"Raised for item {self._stopped_by}. "
-            kept = " and in the checkpoint" if self._plan.job.open_checkpoint else ""
-            error.add_note(
-                f"{where}gptx_async has stopped the run; the {len(results)} values that were done "
-                f"and not taken yet are in this error's attribute `results`{kept}."
+        with contextlib.suppress(Exception):  # its class may have another `results`
+            # Not setattr: an error may be a frozen dataclass, or refuse attributes otherwise.
+            object.__setattr__(error, "results", results)
+        with contextlib.suppress(Exception):
+            error.add_note(self._note(results))
+
+    def _note(self, results: Results) -> str:
+        where = "" if self._stopped_by is None else f"Raised for item {self._stopped_by}. "
+        kept = ""
+        if self._plan.job.open_checkpoint is not None and results:
+            unkept = len({*self.run.unkept} & {*results.indices})
+            kept = (
+                f", and all but {unkept} of them in the checkpoint"
+                if unkept
+                else (", and in the checkpoint")
             )
+        return (
+            f"{where}gptx_async has stopped the run; the values that were done and not taken yet, "
+            f"{len(results)}, are in this error's attribute `results`{kept}."
+        )
 
     def close(self) -> None:
         """End the bar."""
@@ -404,6 +464,7 @@ class _Consumer:
 
     def _error_of(self, arrival: Arrival) -> BaseException:
         self._stopped_by = arrival.index
+        self._raised = arrival.error
         assert arrival.error is not None
         return arrival.error
 

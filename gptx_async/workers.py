@@ -24,10 +24,11 @@ from typing import Any
 
 from . import clock
 from .batch import CancelScope
-from .checkpoint import Checkpoint, CheckpointValueError
+from .checkpoint import Checkpoint
 from .dataset import Rows
 from .errors import CheckpointError, ConfigurationError, DatasetError, RunCancelledError
 from .identity import name_of
+from .kept_values import CheckpointValueError
 from .service import GRACE_SECONDS
 
 __all__ = ["Arrival", "Job", "Run", "builder_of"]
@@ -108,6 +109,7 @@ class Run:
         arrived: What became of items, in the order of its coming; taken from the left by one
             consumer, which then calls `taken`.
         is_over: Whether all threads have done their work: nothing more arrives.
+        unkept: The indices of values that arrived although the checkpoint could not store them.
 
     Args:
         job: What is to be run, in copies of the context of the thread that makes the run.
@@ -118,6 +120,7 @@ class Run:
     def __init__(self, job: Job, window: int | None, wake: Callable[[], None]) -> None:
         self.arrived: deque[Arrival] = deque()
         self.is_over = False
+        self.unkept: list[int] = []
         self._job = job
         self._wake = wake
         self._context = contextvars.copy_context()
@@ -263,13 +266,21 @@ class Run:
             self._end(error)
 
     def _work_on(self, function: Function, task: _Task) -> Arrival:
-        """Run the function for an item; what is no `Exception` of the item's own ends the run."""
+        """Run the function for an item, and store its value.
+
+        Raises:
+            BaseException: What ends the run; a value that could not be stored has then arrived.
+        """
         value, error = _try(self._context.copy(), self._scope, function, task.item)
         if error is None and self._checkpoint is not None and task.digest is not None:
             try:
                 self._checkpoint.keep(task.index, task.digest, value)
             except CheckpointValueError as refused:
                 value, error = None, refused
+            except BaseException:
+                self.unkept.append(task.index)
+                self._arrive(Arrival(task.index, value))  # it may have cost something
+                raise
         if error is None:
             return Arrival(task.index, value)
         return Arrival(task.index, item=task.item, error=error)

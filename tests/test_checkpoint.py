@@ -129,8 +129,10 @@ def test_values_come_back_as_they_were(path: Path) -> None:
     def value_of(index: int) -> Any:
         return VALUES[index]
 
-    gptx_async.map(value_of, range(len(VALUES)), checkpoint=path)
-    results = gptx_async.map(value_of, range(len(VALUES)), checkpoint=path)
+    for _ in range(2):
+        results = gptx_async.map(
+            value_of, range(len(VALUES)), checkpoint=path, checkpoint_pickle=True
+        )
     assert results == VALUES
     assert [*map(type, results)] == [*map(type, VALUES)]
     assert [*results[10]] == ["b", "a"]
@@ -142,8 +144,10 @@ def test_symbols_and_numpy_come_back_as_they_were(path: Path) -> None:
     def value_of(index: int) -> Any:
         return values[index]
 
-    gptx_async.map(value_of, range(4), checkpoint=path)
-    text, mapping, array, nan = gptx_async.map(value_of, range(4), checkpoint=path)
+    for _ in range(2):
+        text, mapping, array, nan = gptx_async.map(
+            value_of, range(4), checkpoint=path, checkpoint_pickle=True
+        )
     assert isinstance(text, Symbol)
     assert (text.value, mapping.value, array.tolist()) == ("text", {"a": [1]}, [0, 1, 2])
     assert nan != nan
@@ -240,13 +244,15 @@ def test_a_value_that_cannot_be_kept_fails_its_item(path: Path, value: Any) -> N
     def value_of(item: int) -> Any:
         return value if item == 1 else item
 
-    results = gptx_async.map(value_of, range(3), checkpoint=path, on_error="return")
+    results = gptx_async.map(
+        value_of, range(3), checkpoint=path, on_error="return", checkpoint_pickle=True
+    )
     assert (results[0], results[2]) == (0, 2)
     [failed] = results.failed
     assert isinstance(failed.error, CheckpointError)
     assert f"value of item 1, a {type(value).__name__}, can't be kept" in str(failed.error)
     with pytest.raises(CheckpointError, match="Let the expression return text"):
-        gptx_async.map(value_of, range(3), checkpoint=path)
+        gptx_async.map(value_of, range(3), checkpoint=path, checkpoint_pickle=True)
     assert {*kept_in(path)} == {0, 2}
 
 
@@ -273,16 +279,16 @@ def other(item: Any) -> Any:
 
 
 def prompts(item: Any) -> Any:
-    return item, PROMPT
+    return [item, PROMPT]
 
 
 def with_default(item: Any, extra: str = "of the default") -> Any:
-    return item, extra
+    return [item, extra]
 
 
 def make_closure(text: str) -> Callable[[Any], Any]:
     def inner(item: Any) -> Any:
-        return item, text
+        return [item, text]
 
     return inner
 
@@ -362,7 +368,7 @@ def test_a_source_that_has_changed_is_another_job(path: Path, tmp_path: Path) ->
 
     function = "def add(item):\n    return item + {}\n"
     assert run("add", function.format(1)) == "[2]\n"
-    assert "the source of the expression differs" in run("add", function.format(2))
+    assert "the code of the expression differs" in run("add", function.format(2))
     assert run("add", function.format(1)) == "[2]\n"
     classes = """
     class Base:
@@ -372,7 +378,7 @@ def test_a_source_that_has_changed_is_another_job(path: Path, tmp_path: Path) ->
         pass
     """
     assert run("Child", classes.format(3)) == "[3]\n"
-    assert "the source of the expression differs" in run("Child", classes.format(4))
+    assert "the code of the expression differs" in run("Child", classes.format(4))
 
 
 def test_another_model_is_another_job(fake_openai: FakeOpenAI, path: Path) -> None:
@@ -431,14 +437,14 @@ def foreign(path: Path) -> Iterator[bytes]:
 
 
 def test_the_sqlite_file_of_another_program_is_refused(path: Path, foreign: bytes) -> None:
-    with pytest.raises(CheckpointError, match="no checkpoint of gptx_async"):
+    with pytest.raises(CheckpointError, match="not a checkpoint of gptx_async"):
         gptx_async.map(other, ["a"], checkpoint=path)
 
 
 @pytest.mark.parametrize("content", [b"no database\n" * 100, b"SQLite format 3\x00" + b"x" * 5000])
 def test_a_file_that_is_no_database_is_refused(path: Path, content: bytes) -> None:
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match="is no SQLite file, or a damaged one"):
+    with pytest.raises(CheckpointError, match="is not an SQLite file, or is damaged"):
         gptx_async.map(other, ["a"], checkpoint=path)
     assert path.read_bytes() == content
 
@@ -452,20 +458,21 @@ def test_a_file_that_cannot_be_opened_is_refused(tmp_path: Path) -> None:
 def test_a_later_format_is_refused(path: Path) -> None:
     gptx_async.map(other, ["a"], checkpoint=path)
     connection = sqlite3.connect(path)
-    connection.execute("PRAGMA user_version = 2")
+    connection.execute("PRAGMA user_version = 3")
     connection.close()
-    with pytest.raises(CheckpointError, match=r"is of format 2; .* reads format 1"):
+    with pytest.raises(CheckpointError, match=r"has format 3; .* reads format 2"):
         gptx_async.map(other, ["a"], checkpoint=path)
 
 
 def test_a_value_that_cannot_be_read_is_told_with_its_index(path: Path) -> None:
-    gptx_async.map(other, [Point(1)], checkpoint=path)
-    connection = sqlite3.connect(path)
-    connection.execute("UPDATE results SET value = ?", (b"cgone\nGone\n.",))
-    connection.commit()
-    connection.close()
-    with pytest.raises(CheckpointError, match=r"value of item 0 .* can't be read"):
-        gptx_async.map(other, [Point(1)], checkpoint=path)
+    gptx_async.map(other, [Point(1)], checkpoint=path, checkpoint_pickle=True)
+    for form, value in (("pickle", b"cgone\nGone\n."), ("json", "{"), ("symbols", "[")):
+        connection = sqlite3.connect(path)
+        connection.execute("UPDATE results SET format = ?, value = ?", (form, value))
+        connection.commit()
+        connection.close()
+        with pytest.raises(CheckpointError, match=r"value of item 0 .* can't be read"):
+            gptx_async.map(other, [Point(1)], checkpoint=path, checkpoint_pickle=True)
 
 
 def test_a_checkpoint_that_is_in_use_is_refused(

@@ -475,7 +475,7 @@ def test_only_a_checkpoint_is_overwritten(
     run: Callable[..., int], folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert run(*ASK, *OUT, "--overwrite", "--checkpoint", "mine.py") == 2
-    assert "mine.py is no checkpoint of gptx_async" in capfd.readouterr().err
+    assert "mine.py is not a checkpoint of gptx_async" in capfd.readouterr().err
     assert (folder / "mine.py").read_text() == MODULE
 
 
