@@ -83,8 +83,7 @@ def _add_run(subcommands: Subcommands) -> None:
         "of the input. Exits with 1 if rows have failed.",
         epilog="While it runs, the output is OUTPUT.part, and OUTPUT.checkpoint has every result "
         "at once. After Ctrl-C, a kill or failures, the same command with --resume does what is "
-        "missing; a run without failures removes the checkpoint. Open only checkpoints that you "
-        "trust.",
+        "missing; a run without failures removes the checkpoint.",
     )
     _add_work(parser.add_argument_group("what is asked"))
     _add_files(parser.add_argument_group("files"))
@@ -137,6 +136,12 @@ def _add_files(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--error-field", default="error", metavar="NAME", help="(default: %(default)s)"
+    )
+    group.add_argument(
+        "--csv-safe",
+        action="store_true",
+        help="write ' before each cell of a CSV output that begins with =, +, -, @, a tab or a "
+        "carriage return, which a spreadsheet would take for a formula",
     )
     group.add_argument(
         "--resume", action="store_true", help="go on with a run that was not completed"

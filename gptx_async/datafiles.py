@@ -17,12 +17,13 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import date, time
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol, TextIO
 
 from .errors import DataFileError, MissingPackageError
+from .part_file import PartFile
 
 __all__ = ["FORMATS", "PIPE", "Row", "Sink", "Source", "format_of", "to_json"]
 
@@ -151,6 +152,8 @@ class Source:
             if self._form == "parquet":
                 return stack.enter_context(open(self._path, "rb"))
             if self._path == PIPE:
+                if sys.stdin is None:  # its number may be another file's by now
+                    raise DataFileError("Standard input is closed. Give the name of a file.")
                 # Not sys.stdin, and never closed: either would wait for the thread that reads it.
                 return self._open_text(0)
             return stack.enter_context(self._open_text(self._path))
@@ -214,7 +217,11 @@ class Source:
             if line.isspace():
                 continue
             try:
-                value = json.loads(line, parse_constant=_refuse_constant)
+                value = _from_json(line)
+            except _LostError as error:
+                raise DataFileError(
+                    f"{self.name}, line {number} {error}, and a value would be lost. Correct it."
+                ) from None
             except (ValueError, RecursionError) as error:
                 is_spread = number == 1 and line.strip() in ("[", "{", "[{")
                 raise DataFileError(
@@ -314,6 +321,8 @@ class Sink:
         output: The name of the column that is for outputs, which are text.
         error: The name of the column that is for errors: None, or `{"type": ..., "message": ...}`.
         pipe: Standard output, where the path is '-'.
+        overwrite: Whether a file with the name of the part may be replaced, whoever made it.
+        safe_csv: Whether cells of CSV are quoted that a spreadsheet takes for a formula.
     """
 
     def __init__(
@@ -325,6 +334,9 @@ class Sink:
         output: str,
         error: str,
         pipe: BinaryIO | None = None,
+        *,
+        overwrite: bool = False,
+        safe_csv: bool = False,
     ) -> None:
         self.name = "standard output" if path == PIPE else path
         self._path = Path(os.path.realpath(path))
@@ -333,6 +345,8 @@ class Sink:
         self._schema = schema
         self._columns = (output, error)
         self._pipe = pipe
+        self._safe_csv = safe_csv
+        self._part = PartFile(self._path, overwrite=overwrite)
         self._file: BinaryIO | None = None
         self._writer: _Writer | None = None
         self._is_closed = False
@@ -350,8 +364,10 @@ class Sink:
             place: Where it was read.
 
         Raises:
-            DataFileError: It has fields for which there is no column.
+            DataFileError: It has a field with the name of an output or an error, or a field for
+                which there is no column.
         """
+        self.check_names(fields, place)
         if self._form == "jsonl" or self._fields is None:
             return
         strange = [field for field in fields if field not in self._fields]
@@ -362,6 +378,33 @@ class Sink:
                 "fields, or write JSON Lines (--output-format jsonl)."
             )
 
+    def check_names(self, names: Collection[str], place: str) -> None:
+        """See that fields of the input have other names than outputs and errors. In any thread.
+
+        Args:
+            names: The names of the fields.
+            place: Where they were read.
+
+        Raises:
+            DataFileError: An output or an error has the name of one of them.
+        """
+        for option, name in zip(("--output-field", "--error-field"), self._columns, strict=True):
+            if name in names:
+                raise DataFileError(
+                    f"{place} has a field {name!r} of its own, which would be lost. Give the "
+                    f"results another name by {option}."
+                )
+
+    def check_part(self) -> None:
+        """See that nobody else's file has the name of the part, before anything costs something.
+
+        Raises:
+            DataFileError: There is such a file.
+        """
+        if self._pipe is None and self._is_file:
+            with self._told():
+                self._part.check()
+
     def begin(self) -> None:
         """Open the file, if it is not open.
 
@@ -371,8 +414,7 @@ class Sink:
         if self._writer is not None:
             return
         with self._told():
-            path = self._part if self._is_file else self._path
-            self._file = self._pipe or open(path, "wb")  # noqa: SIM115 - `close` does that
+            self._file = self._pipe or self._open()
             self._writer = self._make_writer(self._file)
 
     def write(self, fields: Mapping[str, Any]) -> None:
@@ -409,7 +451,7 @@ class Sink:
                 if self._pipe is None:
                     self._file.close()
                 if self._pipe is None and self._is_file:
-                    os.replace(self._part, self._path)
+                    self._part.complete()
         except BaseException:
             self.abandon()
             raise
@@ -426,11 +468,10 @@ class Sink:
             with contextlib.suppress(OSError):
                 self._file.close()
             if self._is_file:
-                self._part.unlink(missing_ok=True)
+                self._part.remove()
 
-    @property
-    def _part(self) -> Path:
-        return self._path.with_name(f"{self._path.name}.part")
+    def _open(self) -> BinaryIO:
+        return self._part.create() if self._is_file else open(self._path, "wb")
 
     @property
     def _is_file(self) -> bool:
@@ -441,7 +482,8 @@ class Sink:
         if self._form == "jsonl":
             return _JSONLWriter(file)
         if self._form == "csv":
-            return _CSVWriter(file, [*(self._fields or ()), *self._columns])
+            columns = [*(self._fields or ()), *self._columns]
+            return _CSVWriter(file, columns, is_safe=self._safe_csv)
         return _ParquetWriter(file, self._fields or [], self._schema, self._columns, self.name)
 
     @contextlib.contextmanager
@@ -469,17 +511,37 @@ class _JSONLWriter:
             self._text.detach()
 
 
+class _Lines:
+    """Takes lines from `csv.writer`, and ends them as this system's tools expect it.
+
+    Before Python 3.11.9 a writer quotes a carriage return in a cell only if it is part of the line
+    terminator (https://github.com/python/cpython/issues/67044); unquoted it ends the row.
+    """
+
+    END = "\r\n"
+
+    def __init__(self, text: TextIO) -> None:
+        self._text = text
+
+    def write(self, line: str) -> None:
+        self._text.write(f"{line.removesuffix(self.END)}\n")
+
+
 class _CSVWriter:
     """Writes what is no text as JSON, and an error as 'type: message'."""
 
-    def __init__(self, file: BinaryIO, columns: Sequence[str]) -> None:
+    def __init__(self, file: BinaryIO, columns: Sequence[str], *, is_safe: bool) -> None:
         self._text = _text_over(file)
         self._columns = columns
-        self._writer = csv.writer(self._text, lineterminator="\n")
-        self._writer.writerow(columns)
+        self._is_safe = is_safe
+        self._writer = csv.writer(_Lines(self._text), lineterminator=_Lines.END)
+        self._write_cells(columns)
 
     def write(self, fields: Mapping[str, Any]) -> None:
-        self._writer.writerow([_cell(fields.get(column)) for column in self._columns])
+        self._write_cells([_cell(fields.get(column)) for column in self._columns])
+
+    def _write_cells(self, cells: Sequence[str]) -> None:
+        self._writer.writerow([_quoted(cell) for cell in cells] if self._is_safe else cells)
 
     def close(self) -> None:
         with contextlib.suppress(ValueError):  # it is detached already
@@ -612,6 +674,14 @@ def _without_nan(value: Any) -> Any:
     return value
 
 
+def _quoted(cell: str) -> str:
+    """Return a cell that a spreadsheet takes for text.
+
+    The characters are those of https://owasp.org/www-community/attacks/CSV_Injection.
+    """
+    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
+
+
 def _text(value: Any) -> str | None:
     return value if value is None or isinstance(value, str) else to_json(value)
 
@@ -624,8 +694,38 @@ def _cell(value: Any) -> str:
     return _text(value) or ""
 
 
+class _LostError(ValueError):
+    """JSON has something that Python's values do not keep."""
+
+
+def _from_json(line: str) -> Any:
+    return json.loads(
+        line,
+        parse_constant=_refuse_constant,
+        parse_float=_parse_float,
+        object_pairs_hook=_object_of,
+    )
+
+
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
+
+
+def _parse_float(text: str) -> float:
+    number = float(text)
+    digits = re.split("[eE]", text)[0]
+    if math.isinf(number) or (number == 0 and digits.strip("-0.")):
+        raise _LostError(f"has the number {text}, which no float holds")
+    return number
+
+
+def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise _LostError(f"has the key {twice!r} twice")
+    return fields
 
 
 def _first_line(error: BaseException) -> str:

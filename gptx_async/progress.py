@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from . import clock
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-__all__ = ["Progress"]
+__all__ = ["Progress", "is_terminal"]
 
 FIGURES_SECONDS = 0.5
 """How often the figures after the bar are made anew."""
@@ -28,7 +28,7 @@ class Progress:
 
     def __init__(self, total: int | None, *, is_wanted: bool) -> None:
         self._bar: tqdm[Any] | None = None
-        if is_wanted and (sys.stderr.isatty() or _is_in_notebook()):
+        if is_wanted and (is_terminal(sys.stderr) or _is_in_notebook()):
             self._bar = _make_bar(total)
         self._failed = 0
         self._begun = self._told = clock.seconds()
@@ -69,6 +69,11 @@ class Progress:
         if now.cost is not None:
             figures["cost"] = f"US$ {now.cost - (before.cost or 0.0):,.4f}"
         return figures
+
+
+def is_terminal(file: TextIO | None) -> bool:
+    """Return whether a standard stream is a terminal; it is None where its descriptor is closed."""
+    return file is not None and file.isatty()
 
 
 def _make_bar(total: int | None) -> tqdm[Any]:

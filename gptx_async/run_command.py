@@ -35,6 +35,7 @@ from .errors import (
     DatasetError,
     GPTXAsyncError,
 )
+from .progress import is_terminal
 from .runner import Failed, Results, map  # noqa: A004 - ours is meant
 from .work import Prompt, Work, fields_of, load_expression
 
@@ -61,6 +62,7 @@ class RunOptions:
         encoding: Of the input's text; UTF-8 when None.
         output_field: Under which name an output stands.
         error_field: Under which name an error stands.
+        csv_safe: Quote the cells of CSV that a spreadsheet takes for a formula.
         workers: How many rows are worked on at once.
         resume: Go on with a run that was not completed.
         overwrite: Replace an output, and forget a run that was not completed.
@@ -88,6 +90,7 @@ class RunOptions:
     encoding: str | None = None
     output_field: str = "output"
     error_field: str = "error"
+    csv_safe: bool = False
     workers: int = 64
     resume: bool = False
     overwrite: bool = False
@@ -394,13 +397,13 @@ class Interrupts:
 
 def _open_source(options: RunOptions) -> Source:
     form = format_of(options.input, options.input_format, "--input-format")
-    if options.input == PIPE and sys.stdin is not None and sys.stdin.isatty():
+    if options.input == PIPE and is_terminal(sys.stdin):
         print("gptx-async run reads rows from the terminal; Ctrl-D ends them.", file=sys.stderr)
     return Source(options.input, form, options.encoding)
 
 
 def _make_rows(source: Source, options: RunOptions) -> _Rows:
-    count = None if options.quiet or not sys.stderr.isatty() else source.count()
+    count = None if options.quiet or not is_terminal(sys.stderr) else source.count()
     return _Rows(source, options) if count is None else _CountedRows(source, options, count)
 
 
@@ -414,15 +417,23 @@ def _make_sink(
     own = (options.output_field, options.error_field)
     if own[0] == own[1]:
         raise ConfigurationError("--output-field and --error-field are one name. Give two.")
-    for option, name in zip(("--output-field", "--error-field"), own, strict=True):
-        if name in (fields or ()):
-            raise ConfigurationError(
-                f"{source.name} has a field {name!r} of its own, which would be lost. Give the "
-                f"results another name by {option}."
-            )
+    if options.csv_safe and form != "csv":
+        raise ConfigurationError(f"--csv-safe is for CSV, and the output is {form}. Leave it out.")
     if options.output != PIPE:
         _check_output(options)
-    return Sink(options.output, form, fields, source.schema, *own, pipe)
+    sink = Sink(
+        options.output,
+        form,
+        fields,
+        source.schema,
+        *own,
+        pipe,
+        overwrite=options.overwrite,
+        safe_csv=options.csv_safe,
+    )
+    sink.check_names(fields or (), source.name)
+    sink.check_part()
+    return sink
 
 
 def _check_output(options: RunOptions) -> None:
@@ -556,17 +567,45 @@ def _install(options: RunOptions, api_key: str, model: str) -> Any:
 @contextlib.contextmanager
 def _claimed_stdout() -> Iterator[BinaryIO]:
     """Take standard output for results alone: what is printed meanwhile goes to standard error."""
-    sys.stdout.flush()
+    if sys.stdout is None:
+        raise DataFileError(
+            "Standard output is closed. Open it, or give --output the name of a file."
+        )
+    _flush_stdout()
     number = os.dup(1)
-    os.dup2(2, 1)
+    pipe = open(os.dup(number), "wb")  # noqa: SIM115 - closed below, where an error is expected
+    _give_stdout_to_stderr()
     try:
-        with open(os.dup(number), "wb") as pipe, contextlib.redirect_stdout(sys.stderr):
+        with contextlib.redirect_stdout(sys.stderr):
             yield pipe
     finally:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()
+        with contextlib.suppress(OSError):  # what could not be written was an error of the sink
+            pipe.close()
         os.dup2(number, 1)
         os.close(number)
+
+
+def _flush_stdout() -> None:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise DataFileError(
+            f"Standard output can't be written ({error.strerror}). Give --output the name of a "
+            "file."
+        ) from error
+
+
+def _give_stdout_to_stderr() -> None:
+    if sys.stderr is not None:
+        os.dup2(2, 1)
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
 
 
 def _names_wanted(options: RunOptions) -> list[tuple[str, str]]:

@@ -21,6 +21,7 @@ from .datafiles import to_json
 from .dataset import is_symbol
 from .errors import ConfigurationError, DataFileError, OutputValueError
 from .identity import identity_of, name_of
+from .kept_values import LARGEST_INTEGER
 from .workers import builder_of
 
 __all__ = ["Prompt", "Work", "as_output", "fields_of", "load_expression"]
@@ -196,8 +197,10 @@ def as_output(value: Any) -> Any:
 def _as_output(value: Any) -> Any:
     if is_symbol(value):
         return _as_output(value.value)  # first: to do anything else with it may ask the model
-    if value is None or isinstance(value, (bool, int)):
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, int) and -LARGEST_INTEGER < value < LARGEST_INTEGER:
+        return int(value)
     if isinstance(value, str):
         return str(value)
     if isinstance(value, float) and math.isfinite(value):
@@ -213,6 +216,8 @@ def _as_output(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return _as_output(asdict(value))
     shown = f"{value!r}" if isinstance(value, float) else f"a {type(value).__name__}"
+    if isinstance(value, int):
+        shown = "an integer of more than 640 digits"
     raise OutputValueError(f"The expression returned {shown}, which JSON does not have. {_RETURN}")
 
 

@@ -222,6 +222,8 @@ def test_a_row_that_lacks_the_field_fails_alone(
         ("dataclasses.make_dataclass('D', ['n'])(3)", {"n": 3}),
         ("", "OutputValueError: The expression returned a generator, which JSON does not have."),
         ("float('nan')", "OutputValueError: The expression returned nan, which JSON does not"),
+        ("2**63", 2**63),
+        ("10**640", "OutputValueError: The expression returned an integer of more than 640 digits"),
         ("{1: 2}", "OutputValueError: The expression returned a dict"),
         ("itself", "OutputValueError: The expression returned a list that holds itself"),
         ("1 / 0", "ZeroDivisionError: division by zero"),
@@ -286,6 +288,9 @@ def give(row):
         ((*ASK, *OUT, "--output-field", "text"), "has a field 'text' of its own"),
         ((*ASK, *OUT, "--error-field", "id"), "another name by --error-field"),
         ((*ASK, *OUT, "--error-field", "output"), "are one name"),
+        ((*ASK, *OUT, "--csv-safe"), "--csv-safe is for CSV, and the output is jsonl"),
+        ((*ASK, *OUT, "--checkpoint", ":memory:"), "names no file, so nothing would be there for"),
+        ((*ASK, *OUT, "--checkpoint", "file:x"), "looks like a URI"),
         ((*ASK, *OUT, "--api-key-env", "NO_SUCH"), "--api-key-env names NO_SUCH, which is not set"),
         ((*ASK, *OUT, "--model", "gpt-9"), "symbolicai knows the model 'gpt-9'"),
         ((*ASK, *OUT, "--model", "claude-sonnet-4-5"), "is asked by symbolicai's ClaudeX"),
@@ -633,7 +638,6 @@ def test_a_run_that_is_stopped_goes_on_where_it_was(
         assert len(ids) >= done_at_least
     else:
         assert not (folder / "out.jsonl").exists()
-        (folder / "out.jsonl.part").write_text('{"id": 0, "text": "te')
     fake_openai.latency = 0.0
     fake_openai.clear()
     assert run(*ASK, *OUT, "--workers", "4", "--resume") == 0

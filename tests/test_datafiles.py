@@ -67,18 +67,26 @@ def test_json_lines_are_any_values_and_blank_lines_none(tmp_path: Path) -> None:
     assert [row.place for row in rows] == ["line 1", "line 3", "line 4", "line 5"]
 
 
+def test_numbers_that_a_float_holds_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("[0.0, -0.0, 0e500, 1e308, 5e-324, 12345678901234567890123]")
+    assert read(path, "jsonl") == [[0.0, -0.0, 0.0, 1e308, 5e-324, 12345678901234567890123]]
+
+
 def test_csv_has_a_byte_order_mark_quotes_and_long_cells(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     long = "x" * 300_000
-    path.write_text(f'a,b\r\n"one, ""two""\nthree",é\r\n\r\n,{long}\r\n', "utf-8-sig")
+    path.write_bytes(
+        f'a,b\r\n"one, ""two""\nthree","é\r\n\r"\r\n\r\n,{long}\r\n'.encode("utf-8-sig")
+    )
     with Source(str(path), "csv") as source:
         rows = [*source.rows()]
         assert (source.fields, source.count()) == (["a", "b"], 2)
     assert [row.value for row in rows] == [
-        {"a": 'one, "two"\nthree', "b": "é"},
+        {"a": 'one, "two"\nthree', "b": "é\r\n\r"},
         {"a": "", "b": long},
     ]
-    assert [row.place for row in rows] == ["line 3", "line 5"]
+    assert [row.place for row in rows] == ["line 5", "line 7"]
 
 
 def test_another_encoding_is_read_if_it_is_said(tmp_path: Path) -> None:
@@ -92,7 +100,17 @@ def test_another_encoding_is_read_if_it_is_said(tmp_path: Path) -> None:
     ("form", "content", "encoding", "message"),
     [
         ("jsonl", b'{"a": 1}\n{"a": \n', None, "line 2 is not JSON"),
-        ("jsonl", b'{"a": 1}\n{"a": NaN}\n', None, "line 2 is not JSON .NaN is no JSON"),
+        ("jsonl", b'{"a": 1}\n{"a": NaN}\n', None, "line 2 is not JSON .NaN is not JSON"),
+        (
+            "jsonl",
+            b'{"a": 1}\n{"a": 1, "b": 2, "a": 3}\n',
+            None,
+            "line 2 has the key 'a' twice",
+        ),
+        ("jsonl", b'[{"x": {"b": 1, "b": 1}}]\n', None, "line 1 has the key 'b' twice"),
+        ("jsonl", b'{"a": [1e400]}\n', None, "line 1 has the number 1e400, which no float holds"),
+        ("jsonl", b"-1E+999\n", None, "line 1 has the number -1E.999, which no float holds"),
+        ("jsonl", b"1.5e-400\n", None, "line 1 has the number 1.5e-400, which no float holds"),
         ("jsonl", b"[" * 100_000 + b"\n", None, "line 1 is not JSON"),
         ("jsonl", b'[\n{"a": 1}\n]\n', None, "jq -c"),
         ("jsonl", b'{"a": 1}\n{"a": "\xe9"}\n', None, "line 2: there are bytes that are not UTF-8"),
@@ -173,13 +191,13 @@ def test_json_lines_are_readable_text_and_keep_half_a_surrogate_pair(tmp_path: P
 
 def test_csv_has_json_for_what_is_no_text(tmp_path: Path) -> None:
     sink = Sink(str(tmp_path / "a.csv"), "csv", ["a", "b"], None, "output", "error")
-    sink.write({"a": "x,\ny", "b": None, "output": {"n": [1]}})
+    sink.write({"a": "x,\ny\r", "b": None, "output": {"n": [1]}})
     sink.write({"a": 1, "b": True, "error": SAID})
     sink.close()
     with open(tmp_path / "a.csv", newline="") as file:
         assert [*csv.reader(file)] == [
             ["a", "b", "output", "error"],
-            ["x,\ny", "", '{"n": [1]}', ""],
+            ["x,\ny\r", "", '{"n": [1]}', ""],
             ["1", "true", "", "ValueError: no"],
         ]
 
@@ -238,6 +256,14 @@ def test_an_output_has_its_name_when_it_is_whole(tmp_path: Path) -> None:
     sink.close()
     assert path.read_text() == '{"a": 1}\n'
     assert [*tmp_path.iterdir()] == [path]
+
+
+def test_an_output_that_is_abandoned_leaves_nothing(tmp_path: Path) -> None:
+    sink = Sink(str(tmp_path / "a.jsonl"), "jsonl", ["a"], None, "output", "error")
+    sink.write({"a": 1})
+    assert (tmp_path / "a.jsonl.part").exists()
+    sink.abandon()
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_link_and_a_device_stay_what_they_are(tmp_path: Path) -> None:
