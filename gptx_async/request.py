@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from . import retry, telemetry
+from .checks import MOST_TOKENS
 from .client import Client, ClientSettings
 from .direct import Post
 from .errors import CostLimitError
@@ -232,7 +233,8 @@ class Request:
             self._budget.is_free = permit.is_probe and retry.is_of_outage(error)
             self._tell_group(line, error)
             raise
-        permit.succeeded(headers, telemetry.tokens_of(response))
+        with retry.settling(permit):
+            permit.succeeded(headers, telemetry.tokens_of(response))
         return response
 
     async def _turn(self, line: _Line, ticket: Ticket) -> Permit:
@@ -299,5 +301,6 @@ def _most_tokens(kwargs: Mapping[str, Any]) -> int | None:
         limit = kwargs.get(name)
         if isinstance(limit, int) and limit >= 0:
             answers = kwargs.get("n")
-            return limit * (answers if isinstance(answers, int) and answers > 0 else 1)
+            most = limit * (answers if isinstance(answers, int) and answers > 0 else 1)
+            return min(most, MOST_TOKENS)
     return None

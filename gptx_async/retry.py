@@ -6,9 +6,11 @@ would multiply these.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import enum
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TypeVar
@@ -17,6 +19,7 @@ import openai
 import tenacity
 
 from . import clock
+from .checks import LONGEST_SECONDS, seconds_of
 from .errors import TimeoutError  # noqa: A004 - ours is meant
 from .pacing.buckets import parse_duration
 from .pacing.governor import Permit
@@ -32,6 +35,7 @@ __all__ = [
     "original_of",
     "run_again",
     "settle",
+    "settling",
     "told_seconds",
 ]
 
@@ -97,7 +101,7 @@ def _is_out_of_quota(error: openai.APIStatusError) -> bool:
 
 
 def told_seconds(error: BaseException) -> float | None:
-    """Return how long the server says to wait, in seconds, or None if it does not.
+    """Return how long the server says to wait, in seconds above 0, or None if it does not.
 
     By `retry-after-ms`, or `retry-after` (seconds, or a date), or, for a 429, the
     `x-ratelimit-reset-*` of what has run out.
@@ -106,32 +110,32 @@ def told_seconds(error: BaseException) -> float | None:
         return None
     headers = error.response.headers
     for told in (
-        _seconds(headers.get("retry-after-ms"), unit=0.001),
-        _seconds(headers.get("retry-after")),
-        _until(headers.get("retry-after")),
+        seconds_of(headers.get("retry-after-ms"), unit=0.001),
+        seconds_of(headers.get("retry-after")),
+        _until(headers.get("retry-after"), headers.get("date")),
         _reset(headers) if error.status_code == 429 else None,
     ):
-        if told is not None:
+        if told:  # to come back at once is no answer: then the backoff counts, as in the SDK
             return told
     return None
 
 
-def _seconds(text: str | None, unit: float = 1.0) -> float | None:
-    try:
-        seconds = float(text or "nothing") * unit
-    except ValueError:
+def _until(date: str | None, now: str | None) -> float | None:
+    """Return the seconds until a date, by the clock of the server that sent the response."""
+    when = _read_date(date)
+    if when is None:
         return None
-    return seconds if 0 <= seconds < float("inf") else None
+    seconds = (when - (_read_date(now) or datetime.now(UTC))).total_seconds()
+    return max(0.0, seconds) if seconds <= LONGEST_SECONDS else None
 
 
-def _until(date: str | None) -> float | None:
+def _read_date(date: str | None) -> datetime | None:
     try:
         when = parsedate_to_datetime(date or "")
-    except ValueError:
+        # RFC 9110, 5.6.7: without a zone it is UTC.
+        return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
+    except Exception:  # ValueError, OverflowError and others, by the version of Python
         return None
-    if when.tzinfo is None:  # RFC 9110, 5.6.7: always UTC
-        when = when.replace(tzinfo=UTC)
-    return max(0.0, (when - datetime.now(UTC)).total_seconds())
 
 
 def _reset(headers: Mapping[str, str]) -> float | None:
@@ -250,8 +254,30 @@ async def run_again(
     return await retrying(attempt_again)
 
 
+@contextlib.contextmanager
+def settling(permit: Permit) -> Iterator[None]:
+    """Give a permit back at the end of the block at the latest, whatever fails there.
+
+    An error in the block is a bug of this package. It is reported to the loop's exception handler,
+    for it must cost neither a paid answer nor the server's own error.
+    """
+    try:
+        yield
+    except Exception as failure:
+        asyncio.get_running_loop().call_exception_handler(
+            {"message": "gptx_async could not learn from a response", "exception": failure}
+        )
+    finally:
+        permit.release()
+
+
 def settle(permit: Permit, error: BaseException) -> None:
     """Give a permit back after a failed attempt, with what the failure says of the server."""
+    with settling(permit):
+        _settle(permit, error)
+
+
+def _settle(permit: Permit, error: BaseException) -> None:
     if isinstance(error, openai.APIStatusError):
         cause, headers = cause_of(error), error.response.headers
         if cause is Cause.RATE_LIMIT:

@@ -17,9 +17,10 @@ import re
 import uuid
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
+from typing import TYPE_CHECKING, Any, Protocol
 
 from . import clock, tracing
+from .checks import token_count
 from .errors import ConfigurationError, CostLimitError, ServiceError
 from .events import MAX_TEXT, configure_logging, emit, is_enabled, without_keys
 from .stats import Counts, Percentiles, Stats
@@ -43,7 +44,6 @@ __all__ = [
 ]
 
 _PROMPTS = ("messages", "input", "prompt")
-_MAX_TOKENS = 2**53
 
 _DATE = re.compile(r"-(\d{4}-\d\d-\d\d|\d{8}|\d{4}|latest)\Z", re.ASCII)
 """What a server adds to the name of a model. Any other ending may be another model, at another
@@ -613,32 +613,23 @@ def _usage(response: object) -> Usage | None:
     usage = getattr(response, "usage", None)
     if usage is None:
         return None
-    tokens_in = getattr(usage, "prompt_tokens", None)
-    if tokens_in is not None:
-        tokens_out: object = getattr(usage, "completion_tokens", None)  # embeddings have none
-        details = getattr(usage, "prompt_tokens_details", None)
+    if getattr(usage, "prompt_tokens", None) is not None:
+        names = ("prompt_tokens", "completion_tokens", "prompt_tokens_details")
     else:
-        tokens_in = getattr(usage, "input_tokens", None)
-        tokens_out = getattr(usage, "output_tokens", None)
-        details = getattr(usage, "input_tokens_details", None)
-    if not _is_token_count(tokens_in):
+        names = ("input_tokens", "output_tokens", "input_tokens_details")
+    told_in, told_out, details = (getattr(usage, name, None) for name in names)
+    tokens_in = token_count(told_in)
+    tokens_out = token_count(0 if told_out is None else told_out)  # embeddings have none
+    if tokens_in is None or tokens_out is None:
         return None
-    cached: object = None if details is None else getattr(details, "cached_tokens", None)
-    return (
-        tokens_in,
-        min(cached, tokens_in) if _is_token_count(cached) else 0,
-        tokens_out if _is_token_count(tokens_out) else 0,
-    )
+    cached = token_count(getattr(details, "cached_tokens", None)) or 0
+    return tokens_in, min(cached, tokens_in), tokens_out
 
 
 def tokens_of(response: object) -> int | None:
     """Return how many tokens an answer and its prompt have; None unless the server told."""
     usage = _usage(response)
     return None if usage is None else usage[0] + usage[2]
-
-
-def _is_token_count(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and 0 <= value < _MAX_TOKENS
 
 
 def _prompt(request: Mapping[str, Any]) -> Any:

@@ -6,10 +6,11 @@ request is known by its number, which is the number of requests sent before it.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from typing import NamedTuple
+
+from ..checks import LONGEST_SECONDS, limit_of, number_of, seconds_of
 
 __all__ = ["Bucket", "ServerBucket", "Told", "parse_duration", "read_told"]
 
@@ -22,6 +23,15 @@ not missed again.
 
 DAY = 86_400
 
+LOWEST_RATE = 1 / LONGEST_SECONDS
+"""Requests or tokens a second at least, so that a wait is finite: one in a month."""
+
+LONGEST_DEBT = 60.0
+"""Seconds that a bucket needs at most to get out of its debt.
+
+A limit is a minute's: after a minute in which nothing was sent, nothing counts any more.
+"""
+
 
 class Bucket:
     """A token bucket whose level may go below zero.
@@ -33,7 +43,7 @@ class Bucket:
     """
 
     def __init__(self, rate: float, capacity: float, now: float) -> None:
-        self.rate = rate
+        self.rate = max(rate, LOWEST_RATE)
         self.capacity = capacity
         self.level = capacity
         self._at = now
@@ -41,7 +51,7 @@ class Bucket:
     def change(self, rate: float, capacity: float, now: float) -> None:
         """Go on with another rate and capacity."""
         self._refill(now)
-        self.rate = rate
+        self.rate = max(rate, LOWEST_RATE)
         self.capacity = capacity
         self.level = min(self.level, capacity)
 
@@ -53,7 +63,8 @@ class Bucket:
 
     def take(self, cost: float) -> None:
         """Book a request that is sent now; negative to give back."""
-        self.level -= cost
+        deepest = min(self.level, -LONGEST_DEBT * self.rate)
+        self.level = max(self.level - cost, deepest)
 
     def _refill(self, now: float) -> None:
         self.level = min(self.capacity, self.level + self.rate * (now - self._at))
@@ -82,41 +93,36 @@ def read_told(headers: Mapping[str, str], kind: str) -> Told | None:
         headers: An answer's, that know a name in lower case.
         kind: `requests` or `tokens`.
     """
-    limit = _number(headers.get(f"x-ratelimit-limit-{kind}"))
-    if not limit:
+    limit = limit_of(headers.get(f"x-ratelimit-limit-{kind}"))
+    if limit is None:
         return None
-    remaining = _number(headers.get(f"x-ratelimit-remaining-{kind}"))
-    if remaining is None or remaining > limit:
+    remaining = number_of(headers.get(f"x-ratelimit-remaining-{kind}"), 0.0, limit)
+    if remaining is None:
         return Told(limit / 60, None)
     reset = parse_duration(headers.get(f"x-ratelimit-reset-{kind}", "")) or 0.0
-    if 63 < reset <= DAY and remaining < limit:  # 63: a minute and the rounding
-        return Told((limit - remaining) / reset, remaining)
+    if reset > 63 and remaining < limit:  # 63: a minute and the rounding
+        return Told(max((limit - remaining) / reset, limit / LONGEST_SECONDS), remaining)
     return Told(limit / 60, remaining)
-
-
-def _number(text: str | None) -> float | None:
-    """Read a figure that is finite and not negative."""
-    try:
-        number = float(text or "nan")
-    except ValueError:
-        return None
-    return number if 0 <= number < math.inf else None
 
 
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:([\d.]+)s)?(?:([\d.]+)ms)?")
 
 
 def parse_duration(text: str) -> float | None:
-    """Read '1s', '6m0s', '120ms', '1h2m3s' or '59.5', in seconds; None for anything else."""
+    """Read '1s', '6m0s', '120ms', '1h2m3s' or '59.5', in seconds; None for anything else.
+
+    Also None for a duration that makes no sense, such as an epoch time.
+    """
     match = _DURATION.fullmatch(text)
     if match is None or not text:
-        return _number(text)
+        return seconds_of(text)
     units = (DAY, 3600, 60, 1, 0.001)
     try:
         parts = [float(part or 0) * unit for part, unit in zip(match.groups(), units, strict=True)]
     except ValueError:  # '1.2.3s'
         return None
-    return sum(parts)
+    seconds = sum(parts)
+    return seconds if seconds <= LONGEST_SECONDS else None
 
 
 class ServerBucket(Bucket):

@@ -29,10 +29,10 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..errors import ConfigurationError, RequestTooLargeError
-from .buckets import WAY_JITTER, Bucket, ServerBucket, read_told
+from .buckets import LONGEST_DEBT, WAY_JITTER, Bucket, ServerBucket, read_told
 from .controller import LearnedRate, Slots
 from .rate_limit import RateLimit
 
@@ -82,6 +82,10 @@ RAMP_SECONDS = 2.0
 
 GUESSED_ANSWER = 256.0
 """Tokens that an answer without a limit is reckoned with before the first has come."""
+
+OUTLIER = 64
+"""How many times the mean an answer counts at most in the mean: one `usage` that lies, or one very
+long answer, says little of the next."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,10 +184,11 @@ class Ticket:
         if permit is not None:
             return permit
         self._turn = turn = loop.create_future()
-        self._governor._enqueue(self, now)
         try:
+            self._governor._enqueue(self, now)
             outcome = await turn
-        except asyncio.CancelledError:
+        except (Exception, asyncio.CancelledError):
+            turn.cancel()
             self._governor._abandon(turn)
             raise
         finally:
@@ -228,15 +233,13 @@ class Permit:
 
     def succeeded(self, headers: Mapping[str, str], tokens: int | None) -> None:
         """Give back after an answer, with its headers and its `usage.total_tokens`, if it says."""
-        now = self._give_back()
-        self._governor._succeeded(self, headers, tokens, now)
+        self._settle(self._governor._succeeded, headers, tokens)
 
     def refused(
         self, error: Exception, headers: Mapping[str, str], retry_after: float | None
     ) -> None:
         """Give back after a 429 that time mends, with the seconds it said, if it did."""
-        now = self._give_back()
-        self._governor._refused(self, error, headers, retry_after, now)
+        self._settle(self._governor._refused, error, headers, retry_after)
 
     def overloaded(
         self,
@@ -245,19 +248,24 @@ class Permit:
         retry_after: float | None,
     ) -> None:
         """Give back after a 503 or 529, with the seconds it said, if it did."""
-        now = self._give_back()
-        self._governor._overloaded(self, error, retry_after, now)
+        self._settle(self._governor._overloaded, error, retry_after)
 
     def failed(self, error: Exception, *, unreachable: bool) -> None:
         """Give back after another error; unreachable: no connection, 502, 504."""
-        now = self._give_back()
-        self._governor._failed(self, error, unreachable, now)
+        self._settle(self._governor._failed, error, unreachable)
 
     def release(self) -> None:
         """Give back and teach nothing, as after a cancel; no more than a no-op after another."""
         if not self._given_back:
-            now = self._give_back()
-            self._governor._released(self, now)
+            self._settle(self._governor._released)
+
+    def _settle(self, learn: Callable[..., None], *args: Any) -> None:
+        now = self._give_back()
+        try:
+            learn(self, *args, now)
+        except BaseException:
+            self._governor._pump(now)  # or nobody would admit the tickets that wait
+            raise
 
     def _give_back(self) -> float:
         if self._given_back:
@@ -531,7 +539,9 @@ class Governor:
         answer: float | None = ticket.answer_tokens
         if answer is None:
             answer = GUESSED_ANSWER if self._answer_tokens is None else self._answer_tokens
-        return ticket.prompt_tokens + answer
+        tokens = ticket.prompt_tokens + answer
+        configured = self._configured.get("tokens")
+        return tokens if configured is None else min(tokens, configured.rate * LONGEST_DEBT)
 
     def _grant(self, ticket: Ticket, now: float) -> Permit:
         if now - self._marks[1].at >= 1:
@@ -594,9 +604,10 @@ class Governor:
         """
         if "tokens" in self._configured:
             self._configured["tokens"].take(tokens - permit._tokens)
-        answer = max(0.0, tokens - permit._ticket.prompt_tokens)
+        usual = GUESSED_ANSWER if self._answer_tokens is None else self._answer_tokens
+        answer = min(max(0.0, tokens - permit._ticket.prompt_tokens), OUTLIER * usual)
         mean = answer if self._answer_tokens is None else self._answer_tokens
-        self._answer_tokens = mean + (answer - mean) / 20
+        self._answer_tokens = max(1.0, mean + (answer - mean) / 20)
 
     def _hear(self, permit: Permit, headers: Mapping[str, str], took: int, now: float) -> bool:
         """Follow what the headers say of the server's buckets; tell if they say anything."""
