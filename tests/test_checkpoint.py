@@ -9,7 +9,6 @@ import random
 import signal
 import sqlite3
 import subprocess
-import sys
 import textwrap
 import threading
 from collections.abc import Callable, Iterator
@@ -22,7 +21,7 @@ from typing import Any
 
 import numpy
 import pytest
-from child import run_child
+from child import DEADLINE, run_child, start_python
 from symai import Expression, Symbol
 from test_engine import echo, user_text
 
@@ -586,17 +585,13 @@ class Killed:
 
     def __init__(self, path: Path, in_thread: Callable[..., Future[Any]]) -> None:
         folder = str(Path(__file__).parent)
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", KILLED, folder, str(path), str(ITEMS)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        arguments = KILLED, folder, str(path), str(ITEMS)
+        self.process = start_python("-c", *arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self._in_thread = in_thread
 
     def line(self) -> int:
         assert self.process.stdout is not None
-        return int(self._in_thread(self.process.stdout.readline).result(50))
+        return int(self._in_thread(self.process.stdout.readline).result(DEADLINE))
 
     def go_on(self) -> None:
         assert self.process.stdin is not None
@@ -624,7 +619,7 @@ def test_a_run_that_is_killed_twenty_times_asks_for_nothing_that_is_kept(
         seen = len(fake_openai.requests)
         child = killed.line()
         wanted = seen + chance.randrange(1, 25)
-        fake_openai.wait_for(lambda server, wanted=wanted: len(server.requests) >= wanted, 30)  # type: ignore[misc]
+        fake_openai.wait_for(lambda server, wanted=wanted: len(server.requests) >= wanted, DEADLINE)  # type: ignore[misc]
         os.kill(child, signal.SIGKILL)
         assert killed.line() == -signal.SIGKILL
         asked = {index_of(request) for request in fake_openai.requests[seen:]}

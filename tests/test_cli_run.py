@@ -18,6 +18,7 @@ from typing import Any
 
 import pyarrow
 import pytest
+from child import DEADLINE, Process, start_python
 from loguru import logger
 from pyarrow import parquet
 
@@ -31,7 +32,6 @@ CONFIGURATION = {
     "NEUROSYMBOLIC_ENGINE_MODEL": "gpt-4o-mini",
 }
 
-DEADLINE = 55.0
 """Seconds for a child process, of which the import of symbolicai takes most."""
 
 MODULE = """
@@ -589,26 +589,18 @@ def test_ctrl_c_is_put_off_where_a_row_is_half_written() -> None:
 
 
 @contextlib.contextmanager
-def child(*options: str, **kwargs: Any) -> Iterator[subprocess.Popen[str]]:
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "gptx_async", "run", *options],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            **kwargs,
-        )
-    finally:
-        signal.signal(signal.SIGINT, before)
+def child(*options: str, **kwargs: Any) -> Iterator[Process]:
+    pipe = subprocess.PIPE
+    process = start_python(
+        "-m", "gptx_async", "run", *options, stdin=pipe, stdout=pipe, stderr=pipe, **kwargs
+    )
     try:
         yield process
     finally:
         process.kill()
-        for pipe in (process.stdin, process.stdout, process.stderr):
-            assert pipe is not None
-            pipe.close()
+        for stream in (process.stdin, process.stdout, process.stderr):
+            assert stream is not None
+            stream.close()
         process.wait(DEADLINE)
 
 
@@ -627,7 +619,7 @@ def test_a_run_that_is_stopped_goes_on_where_it_was(
     with child(*ASK, *OUT, "--workers", "4") as process:
         fake_openai.wait_for(lambda server: len(server.requests) >= 40, DEADLINE)
         process.send_signal(number)
-        _, told = process.communicate(timeout=20)
+        _, told = process.communicate(timeout=DEADLINE)
     done_at_least = 40 - 4
     if number == signal.SIGINT:
         assert process.returncode == 130
@@ -671,7 +663,7 @@ def test_ctrl_c_while_standard_input_is_waited_for(folder: Path, fake_openai: Fa
         process.stdin.flush()
         assert json.loads(process.stdout.readline()) == answered([1])[0]
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 130
+        assert process.wait(DEADLINE) == 130
         assert process.stderr is not None
         told = process.stderr.read()
     assert "Fatal" not in told

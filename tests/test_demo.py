@@ -13,15 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from child import DEADLINE, Process, start_python
 
 import gptx_async
 from gptx_async import demo
 from gptx_async.demo import Document, find_wrong, installed_documents, run_demo
 from gptx_async.errors import ConfigurationError
 from gptx_async.testing import FakeOpenAI, HTTPFault
-
-DEADLINE = 100.0
-"""Seconds for a child process, of which the import of symbolicai takes most."""
 
 DOCUMENTS = [Document("one", "First text"), Document("two", "Second text")]
 EXPECTED = {"one": "a1", "two": "b2"}
@@ -43,12 +41,15 @@ def no_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def start_demo(cwd: Path, *options: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "gptx_async", "demo", *options],
+def start_demo(cwd: Path, *options: str, fresh: bool = False) -> Process:
+    return start_python(
+        "-m",
+        "gptx_async",
+        "demo",
+        *options,
+        fresh=fresh,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
         cwd=cwd,
         env=os.environ | {"HOME": str(cwd), "COLUMNS": "100"},
     )
@@ -108,7 +109,7 @@ def test_find_wrong_of_a_real_model_wants_a_text(answers: list[Any], wrong: list
 
 
 def test_demo_answers_right_and_leaves_no_file(tmp_path: Path) -> None:
-    process = start_demo(tmp_path, "--documents", "12", "--latency", "0.01")
+    process = start_demo(tmp_path, "--documents", "12", "--latency", "0.01", fresh=True)
     output, errors = process.communicate(timeout=DEADLINE)
     assert process.returncode == 0, errors
     assert output.startswith("12 documents, the descriptions of installed Python packages: ")
@@ -123,11 +124,7 @@ def test_demo_answers_right_and_leaves_no_file(tmp_path: Path) -> None:
 
 
 def test_interrupted_demo_ends_without_traceback(tmp_path: Path) -> None:
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # as for a child of a shell
-    try:
-        process = start_demo(tmp_path, "--documents", "2", "--latency", "60")
-    finally:
-        signal.signal(signal.SIGINT, before)
+    process = start_demo(tmp_path, "--documents", "2", "--latency", "3600")
     assert process.stderr is not None
     seen = ""
     while "GPTXChatEngine" not in seen:  # its first answer takes longer than the deadline

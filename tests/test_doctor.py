@@ -7,13 +7,13 @@ import importlib.metadata
 import json
 import resource
 import socket
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from child import run_python
 
 from gptx_async import cli, doctor, exchange
 from gptx_async.doctor import engine_of
@@ -153,13 +153,7 @@ print(ours.path == theirs, ours.model == SYMAI_CONFIG["NEUROSYMBOLIC_ENGINE_MODE
         path.parent.mkdir(parents=True)
         configuration = CONFIGURATION | {"NEUROSYMBOLIC_ENGINE_API_KEY": key}
         path.write_text(json.dumps(configuration | {"NEUROSYMBOLIC_ENGINE_MODEL": f"gpt-4-{name}"}))
-    child = subprocess.run(
-        [sys.executable, "-c", program, str(folder / "prefix")],
-        capture_output=True,
-        text=True,
-        timeout=55,
-        check=False,
-    )
+    child = run_python("-c", program, str(folder / "prefix"), fresh=True)
     assert child.stdout.strip() == "True True", child.stderr
 
 
@@ -351,13 +345,7 @@ sys.prefix = sys.argv[1]
 from gptx_async.cli import main
 sys.exit(main(["doctor"]))
 """
-    child = subprocess.run(
-        [sys.executable, "-c", program, str(folder / "prefix")],
-        capture_output=True,
-        text=True,
-        timeout=55,
-        check=False,
-    )
+    child = run_python("-c", program, str(folder / "prefix"), fresh=True)
     assert child.returncode == 0, child.stdout + child.stderr
     assert child.stdout.splitlines()[-1].endswith("checks: 0 failed, 0 with a warning")
     assert all(line.startswith("ok ") for line in child.stdout.splitlines()[:-1])

@@ -11,8 +11,6 @@ import logging
 import os
 import pickle
 import re
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +19,7 @@ from typing import Any
 
 import openai
 import pytest
+from child import run_python
 from symai import Expression, Symbol
 from symai.backend.base import BatchEngine
 from symai.backend.engines.neurosymbolic.engine_openai_gptX_chat import GPTXChatEngine
@@ -728,13 +727,8 @@ EngineRepository.register("neurosymbolic", engine)
 from test_engine import argument
 print(engine.forward([argument("unpickled")])[0], engine.seed)
 """
-    child = subprocess.run(
-        [sys.executable, "-c", program, os.path.dirname(__file__), tmp_path / "engine.pickle"],
-        capture_output=True,
-        text=True,
-        timeout=50,
-        check=False,
-    )
+    folder = os.path.dirname(__file__)
+    child = run_python("-c", program, folder, str(tmp_path / "engine.pickle"))
     assert child.stdout.strip() == "[['answer to unpickled']] 11", child.stderr
     assert fake_openai.requests[-1].headers["Authorization"] == f"Bearer {KEY}"
 
@@ -825,7 +819,5 @@ def test_uninstall_leaves_an_engine_that_was_registered_since(fake_openai: FakeO
 
 def test_importing_the_package_does_not_import_symbolicai() -> None:
     program = "import gptx_async, sys; print('symai' in sys.modules, 'openai' in sys.modules)"
-    child = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=50, check=True
-    )
-    assert child.stdout.strip() == "False False"
+    child = run_python("-c", program, fresh=True)
+    assert child.stdout.strip() == "False False", child.stderr

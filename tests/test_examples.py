@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
+
+from child import run_python
 
 from gptx_async.testing import FakeOpenAI, HTTPFault
 
@@ -13,14 +14,8 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 def run_example(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, EXAMPLES / name, *arguments],
-        env=os.environ | {"PYTHONPATH": str(EXAMPLES.parent)},
-        capture_output=True,
-        text=True,
-        timeout=55,
-        check=False,
-    )
+    environment = os.environ | {"PYTHONPATH": str(EXAMPLES.parent)}
+    return run_python(str(EXAMPLES / name), *arguments, env=environment)
 
 
 def test_the_scheduler_example_names_keywords(fake_openai: FakeOpenAI, tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ with context.Pool(2) as pool:
     print(pool.map(asking.ask, ["a", "b", "c"]))
 print(asking.ask("after it"))
 """
-    completed = run_child(program, PRELUDE, method, strict=False)
+    completed = run_child(program, PRELUDE, method, strict=False, fresh=True)
     assert completed.stdout.split("\n")[:-1] == [
         "answer to of the parent",
         "['answer to a', 'answer to b', 'answer to c']",

@@ -13,8 +13,12 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import nbclient
+import nbformat
 import pytest
+from child import DEADLINE, run_python, start_python
 
 from gptx_async.events import EVENTS
 from gptx_async.testing import FakeOpenAI
@@ -29,29 +33,14 @@ def example(heading: str) -> str:
     return str(block)
 
 
-def run_python(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", program, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=55,
-        check=False,
-    )
-
-
-def test_the_notebook_cell_runs_in_a_real_kernel(fake_openai: FakeOpenAI, tmp_path: Path) -> None:
+def test_the_notebook_cell_runs_in_a_real_kernel(fake_openai: FakeOpenAI) -> None:
     cells = [example("In a notebook"), "print(type(summary).__name__, len(summaries))"]
-    (tmp_path / "cells.json").write_text(json.dumps(cells))
-    program = """
-import json, sys
-import nbclient, nbformat
-cells = [nbformat.v4.new_code_cell(cell) for cell in json.load(open(sys.argv[1]))]
-notebook = nbformat.v4.new_notebook(cells=cells)
-nbclient.NotebookClient(notebook, timeout=50).execute()
-print(notebook.cells[-1].outputs[-1].text)
-"""
-    completed = run_python(program, str(tmp_path / "cells.json"))
-    assert completed.stdout.strip() == "Symbol 3", completed.stderr
+    notebook: Any = nbformat.v4.new_notebook()  # type: ignore[no-untyped-call]
+    notebook.cells = [nbformat.v4.new_code_cell(cell) for cell in cells]  # type: ignore[no-untyped-call]
+    nbclient.NotebookClient(
+        notebook, timeout=int(DEADLINE), startup_timeout=int(DEADLINE)
+    ).execute()
+    assert notebook.cells[-1].outputs[-1].text.strip() == "Symbol 3"
     assert len(fake_openai.requests) == 4
     assert fake_openai.requests[0].headers["Authorization"] == "Bearer sk-..."
 
@@ -60,34 +49,34 @@ print(notebook.cells[-1].outputs[-1].text)
 def web_server(fake_openai: FakeOpenAI, tmp_path: Path) -> Iterator[str]:
     (tmp_path / "app.py").write_text(example("In a web back end"))
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        command = [sys.executable, "-m", "uvicorn", "app:app", "--fd", str(listening.fileno())]
-        process = subprocess.Popen(
-            [*command, "--app-dir", str(tmp_path)], pass_fds=[listening.fileno()]
-        )
+        command = ["-m", "uvicorn", "app:app", "--fd", str(listening.fileno())]
+        process = start_python(*command, "--app-dir", str(tmp_path), pass_fds=[listening.fileno()])
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
         process.terminate()
-        assert process.wait(20) in {0, -15}
+        assert process.wait(DEADLINE) in {0, -15}
 
 
 def test_the_web_handlers_answer_under_uvicorn(web_server: str, fake_openai: FakeOpenAI) -> None:
     fake_openai.reply = lambda _request: "a summary"
-    with urllib.request.urlopen(f"{web_server}/summaries?text=some&copies=5", timeout=50) as answer:
+    with urllib.request.urlopen(
+        f"{web_server}/summaries?text=some&copies=5", timeout=DEADLINE
+    ) as answer:
         assert json.load(answer) == ["a summary"] * 5
-    with urllib.request.urlopen(f"{web_server}/summary?text=some", timeout=20) as answer:
+    with urllib.request.urlopen(f"{web_server}/summary?text=some", timeout=DEADLINE) as answer:
         assert json.load(answer) == "a summary"
     assert len(fake_openai.requests) == 6
 
 
 def test_the_scheduler_example_runs(fake_openai: FakeOpenAI) -> None:
     fake_openai.reply = lambda request: f"{len(fake_openai.requests)}"
-    completed = run_python(example("Under a scheduler") + "\nprint(len(results), results)")
+    completed = run_python("-c", example("Under a scheduler") + "\nprint(len(results), results)")
     assert completed.stdout.startswith("3 ["), completed.stderr
     assert "Error" not in completed.stdout
     assert len(fake_openai.requests) == 6
 
 
 def test_the_example_of_other_models_runs(fake_openai: FakeOpenAI) -> None:
-    completed = run_python(example("Other models"))
+    completed = run_python("-c", example("Other models"))
     assert completed.stdout.strip() == "1 gpt-4o-mini", completed.stderr
     paths = [(request.path, request.body["model"]) for request in fake_openai.requests]
     assert paths == [("/v1/chat/completions", "o3-mini"), ("/v1/responses", "gpt-4o-mini")]
@@ -110,7 +99,7 @@ def test_the_example_of_a_dataset_runs(
     monkeypatch.chdir(tmp_path)
     shutil.copy(Path.home() / "symai.config.json", tmp_path)
     fake_openai.reply = lambda request: "keywords"
-    completed = run_python(example("Over a dataset"))
+    completed = run_python("-c", example("Over a dataset"))
     lines = completed.stdout.split("\n")
     assert lines[:3] == ["keywords"] * 3, completed.stderr
     assert sorted(lines[3:6]) == ["0 keywords", "1 keywords", "2 keywords"]
@@ -120,11 +109,19 @@ def test_the_example_of_a_dataset_runs(
 
 def test_the_example_of_a_dataset_in_a_coroutine_runs(fake_openai: FakeOpenAI) -> None:
     fake_openai.reply = lambda request: "a summary"
-    completed = run_python(example("Over a dataset, in a coroutine"))
+    completed = run_python("-c", example("Over a dataset, in a coroutine"))
     lines = completed.stdout.split("\n")
     assert lines[:2] == ["a summary"] * 2, completed.stderr
     assert sorted(lines[2:4]) == ["0 a summary", "1 a summary"]
     assert len(fake_openai.requests) == 6
+
+
+FORKED_COMMAND = f"""#!{sys.executable}
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from child import start_python
+sys.exit(start_python("-m", "gptx_async", *sys.argv[1:]).wait())
+"""
 
 
 def test_the_commands_over_a_file_run(
@@ -138,14 +135,20 @@ def test_the_commands_over_a_file_run(
     scheduler_example = example("Under a scheduler").split("gptx_async.install()")[0]
     (tmp_path / "mine.py").write_text(scheduler_example)
     fake_openai.reply = lambda request: "an answer"
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    installed = Path(sys.executable).with_name("gptx-async")
+    subprocess.run([installed, "--version"], check=True, timeout=DEADLINE)
+    command = tmp_path / "bin" / "gptx-async"
+    command.parent.mkdir()
+    command.write_text(FORKED_COMMAND)
+    command.chmod(0o755)
+    path = f"{command.parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", block],
         cwd=tmp_path,
         env=os.environ | {"PATH": path},
         capture_output=True,
         text=True,
-        timeout=55,
+        timeout=DEADLINE,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -163,7 +166,7 @@ def test_the_commands_over_a_file_run(
 
 def test_the_example_of_pacing_runs(fake_openai: FakeOpenAI) -> None:
     program = example("Retries, pacing and costs") + "\nprint(engine.stats().table())"
-    completed = run_python(program)
+    completed = run_python("-c", program)
     assert completed.stdout.startswith("calls"), completed.stderr
 
 
@@ -176,7 +179,7 @@ def test_the_table_of_events_is_that_of_the_code() -> None:
 
 
 def test_the_testing_example_runs() -> None:
-    completed = run_python(example("Testing your own code"))
+    completed = run_python("-c", example("Testing your own code"))
     assert completed.stdout.strip() == "[]", completed.stderr
 
 

@@ -10,7 +10,6 @@ import itertools
 import os
 import pty
 import queue
-import subprocess
 import sys
 import termios
 import threading
@@ -23,7 +22,7 @@ import nbclient
 import nbformat
 import pandas
 import pytest
-from child import run_child
+from child import DEADLINE, run_child, start_python
 from symai import Expression, Symbol
 from symai.backend.engines.neurosymbolic.engine_openai_gptX_chat import GPTXChatEngine
 from test_engine import KEY, MODEL, echo, user_text
@@ -459,17 +458,19 @@ def test_ctrl_c_keeps_what_is_done_and_takes_the_rest_back(
     fake_openai.latency = lambda request: 0.0 if is_answered(user_text(request.body)) else 60.0
 
     def until() -> None:
-        fake_openai.wait_for(lambda server: (len(server.answers), server.in_flight) == (5, 10), 40)
+        fake_openai.wait_for(
+            lambda server: (len(server.answers), server.in_flight) == (5, 10), DEADLINE
+        )
 
     def release() -> None:
-        fake_openai.wait_for(lambda server: server.disconnected == 10, 40)
+        fake_openai.wait_for(lambda server: server.disconnected == 10, DEADLINE)
         fake_openai.latency = 0.0
 
     with ThreadPoolExecutor(1) as pool:
         released = pool.submit(release)
         folder, path = os.path.dirname(__file__), str(tmp_path / "run.sqlite")
         completed = run_child(INTERRUPTED, folder, path, strict=False, until=until, lines=1)
-        released.result(30)
+        released.result(DEADLINE)
     lines = completed.stdout.split("\n")
     done = range(5)
     expected = [*map(str, done), "|", *answers([f"text {i}" for i in done])]
@@ -932,7 +933,7 @@ print(sizes[1] - sizes[0], sizes[2] - sizes[1])
 @pytest.mark.serial
 def test_memory_is_flat_over_many_items() -> None:
     """A kept value is near 1 KB: of 200,000 the last 100,000 would be 90 MB."""
-    completed = run_child(MEMORY, "200000", strict=False)
+    completed = run_child(MEMORY, "200000", strict=False, fresh=True)
     _, second_half = map(int, completed.stdout.split())
     assert second_half < 8 * 2**20, completed.stderr
 
@@ -981,15 +982,14 @@ def test_there_is_a_bar_in_a_notebook() -> None:
 
 def in_pseudo_terminal(program: str, *arguments: str) -> str:
     """Run a program whose standard error is a terminal of 200 columns; return what it shows."""
-    command = [sys.executable, "-c", program, *arguments]
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (50, 200))
-    with subprocess.Popen(command, stderr=theirs) as process:
+    with start_python("-c", program, *arguments, stderr=theirs) as process:
         os.close(theirs)
         shown = b""
         with contextlib.suppress(OSError):  # which is its end
             while chunk := os.read(ours, 2**16):
                 shown += chunk
         os.close(ours)
-        assert process.wait(30) == 0, shown.decode()
+        assert process.wait(DEADLINE) == 0, shown.decode()
     return shown.decode()

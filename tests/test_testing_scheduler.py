@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import textwrap
 import threading
 from collections.abc import Callable
@@ -11,6 +9,7 @@ from concurrent.futures import Future
 from typing import Any
 
 import pytest
+from child import run_python
 from symai import Expression, Symbol
 from symai.backend.base import BatchEngine
 
@@ -287,7 +286,5 @@ def test_interrupt_ends_a_run_whose_engine_hangs() -> None:
         except KeyboardInterrupt:
             print(scheduler.all_batches_complete.wait(10))
     """)
-    child = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=50, check=False
-    )
+    child = run_python("-c", program)
     assert (child.returncode, child.stdout.split()) == (0, ["True"]), child.stderr

@@ -897,6 +897,7 @@ def test_closes_what_connects_while_it_closes() -> None:
     """Two threads connect without end while servers come and go; no transport is left open."""
     completed = run_child(
         strict=False,
+        fresh=True,
         program="""
 import gc, socket, threading, warnings
 from gptx_async.testing import FakeOpenAI

@@ -18,13 +18,14 @@ from typing import Any, TypeVar
 
 import aiohttp
 import pytest
+from child import DEADLINE, start_python
 
 from gptx_async.testing import FakeOpenAI, RecordedRequest
 
 T = TypeVar("T")
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-SECONDS = 40.0
+SECONDS = DEADLINE
 BOTH_KINDS = ("/summary", "/summaries")  # of a `def` and of an `async def` handler
 
 # Calls before gunicorn forks, and within uvicorn's running loop, which imports the application.
@@ -69,8 +70,10 @@ class Site:
             # not set it, and each second answer on a connection would then be 40 ms late.
             listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", *_COMMANDS[self._name](listening.fileno()), *self._grace],
+            self.process = start_python(
+                "-m",
+                *_COMMANDS[self._name](listening.fileno()),
+                *self._grace,
                 env={
                     **os.environ,
                     **self.model.openai_environment(),
@@ -79,7 +82,6 @@ class Site:
                 pass_fds=[listening.fileno()],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                text=True,
                 start_new_session=True,
             )
         self._reader = threading.Thread(target=self._read, name="reader", daemon=True)
