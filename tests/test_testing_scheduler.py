@@ -270,13 +270,15 @@ def test_leaves_no_threads(engine: EchoEngine, in_thread: InThread) -> None:
 
 def test_interrupt_ends_a_run_whose_engine_hangs() -> None:
     program = textwrap.dedent("""
-        import signal, threading
+        import os, signal, threading
         from symai.functional import EngineRepository
         from gptx_async.testing import BatchScheduler
 
         class Engine:
             def __call__(self, arguments):
-                signal.raise_signal(signal.SIGINT)
+                # To the process, of which the main thread gets it; `raise_signal` would take it
+                # to this thread, and the main thread would wait on.
+                os.kill(os.getpid(), signal.SIGINT)
                 threading.Event().wait()
 
         EngineRepository()._engines["neurosymbolic"] = Engine()
