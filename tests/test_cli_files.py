@@ -12,9 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from child import DEADLINE
 from test_cli_run import (
     ASK,
-    DEADLINE,
     OUT,
     PROMPT,
     answered,
