@@ -57,6 +57,7 @@ class StandInClient:
         terms: Given the keyword arguments of a call, returns the terms on which it is made; called
             in the thread that makes the call.
         on_call: Called when a call begins, in the thread that makes it, before anything else.
+        settings: Those that the client had when it was taken over; its own, now, when None.
 
     Raises:
         UnsupportedClientError: The client is not a plain `openai.OpenAI`.
@@ -68,14 +69,17 @@ class StandInClient:
         dispatch: Callable[[Request], Any],
         terms: Callable[[Mapping[str, Any]], Terms] = lambda _kwargs: Terms(),
         on_call: Callable[[], None] = lambda: None,
+        settings: ClientSettings | None = None,
     ) -> None:
         if isinstance(client, StandInClient):
+            settings = client._settings
             client = client._behind
         self.__dict__["_behind"] = check_supported(client)
         self.__dict__["_dispatch"] = dispatch
         self.__dict__["_terms"] = terms
         self.__dict__["_on_call"] = on_call
-        self.__dict__["_settings"] = None
+        # Now: a client keeps the proxies and certificates that it was built with.
+        self.__dict__["_settings"] = settings_of(self._behind, settings)
         self.__dict__["_faces"] = {}
 
     @property
@@ -98,7 +102,7 @@ class StandInClient:
 
     def _copy(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> StandInClient:
         client = method(*args, **kwargs)
-        return StandInClient(client, self._dispatch, self._terms, self._on_call)
+        return StandInClient(client, self._dispatch, self._terms, self._on_call, self._settings)
 
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(self._behind, name, value)

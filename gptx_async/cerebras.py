@@ -16,6 +16,8 @@ from cerebras.cloud import sdk
 
 from .client import Client, ClientSettings, send_in_time
 from .retry import carry_original
+from .transport.connections import Connections, httpx_of
+from .transport.environment import Environment
 
 __all__ = ["CerebrasSettings"]
 
@@ -28,13 +30,20 @@ class CerebrasSettings(ClientSettings):
         """Build a sync client with these settings, as after unpickling an engine."""
         return sdk.Cerebras(**self._arguments(), max_retries=self.max_retries)
 
-    def build_async(self) -> Client:
+    @staticmethod
+    def read_environment() -> Environment:
+        """Read certificates and proxies, as a client does when it is built."""
+        return Environment.read(httpx_of(sdk))
+
+    def build_async(self, connections: Connections) -> Client:
         """Build an async client with these settings. Only on the loop that is to own it.
 
         It opens as many connections as there are requests out, and sends each of them once.
+
+        Args:
+            connections: Those of the settings' environment; for their certificates and proxies.
         """
-        limits = type(sdk.DEFAULT_CONNECTION_LIMITS)(max_connections=None)
-        http_client = sdk.DefaultAsyncHttpxClient(limits=limits)
+        http_client = sdk.DefaultAsyncHttpxClient(**connections.limitless(sdk))
         http_client.send = functools.partial(  # type: ignore[method-assign]
             send_in_time, http_client.send
         )

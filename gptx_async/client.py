@@ -10,6 +10,8 @@ import asyncio
 import builtins
 import copy
 import functools
+import hashlib
+import os
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextvars import ContextVar
@@ -22,6 +24,8 @@ import openai
 from .direct import Post
 from .errors import TimeoutError, UnsupportedClientError  # noqa: A004 - ours is meant
 from .exchange import MAX_HEADER_BYTES, MOST_BYTES, is_too_long
+from .transport.connections import Connections, httpx_of
+from .transport.environment import Environment
 from .transport.target import SessionAsGiven, problem_of
 from .wire import PROBES, InHand, Machinery, Route, as_json, route_of, session_of
 
@@ -29,7 +33,9 @@ __all__ = [
     "Client",
     "ClientSettings",
     "check_supported",
+    "digest_of",
     "is_of_cerebras",
+    "send_by_aiohttp",
     "send_in_time",
     "settings_of",
 ]
@@ -78,6 +84,7 @@ class ClientSettings:
             are off.
         default_headers: Headers of every request.
         default_query: Query parameters of every request.
+        environment: The certificates and proxies of when the sync client was taken over.
     """
 
     api_key: str = field(repr=False)
@@ -88,6 +95,7 @@ class ClientSettings:
     max_retries: int
     default_headers: dict[str, str] = field(repr=False)
     default_query: dict[str, object] = field(repr=False)
+    environment: Environment
 
     @classmethod
     def of(cls, client: Any, last: ClientSettings | None = None) -> ClientSettings:
@@ -96,8 +104,9 @@ class ClientSettings:
         Args:
             client: The client.
             last: Those that it had before, which are returned again if they are the same: one
-                object for many calls.
+                object for many calls. A client keeps the environment that it has.
         """
+        environment = cls.read_environment() if last is None else last.environment
         if last is not None and last.max_retries == client.max_retries:
             now = _key(
                 cls,
@@ -109,7 +118,7 @@ class ClientSettings:
                 client._custom_headers,
                 client._custom_query,
             )
-            if now == last.key:
+            if now == last._parts:
                 return last
         return cls(
             api_key=client.api_key,
@@ -120,11 +129,26 @@ class ClientSettings:
             max_retries=client.max_retries,
             default_headers=dict(client._custom_headers),
             default_query=dict(client._custom_query),
+            environment=environment,
         )
 
+    @staticmethod
+    def read_environment() -> Environment:
+        """Read certificates and proxies, as a client does when it is built."""
+        return Environment.read(httpx_of(openai))
+
     @functools.cached_property
-    def key(self) -> tuple[object, ...]:
-        """What tells the clients of these settings from others; without `max_retries`."""
+    def key(self) -> bytes:
+        """What tells the clients of these settings from others, as a hash; not `max_retries`."""
+        return digest_of((self._parts, self.environment.parts))
+
+    @functools.cached_property
+    def account(self) -> bytes:
+        """What tells a base URL with an API key from others, as a hash."""
+        return digest_of((self.base_url, str(self.api_key)))
+
+    @functools.cached_property
+    def _parts(self) -> tuple[object, ...]:
         return _key(
             type(self),
             self.api_key,
@@ -140,16 +164,16 @@ class ClientSettings:
         """Build a sync client with these settings, as after unpickling an engine."""
         return openai.OpenAI(**self._arguments(), max_retries=self.max_retries)
 
-    def build_async(self) -> Client:
+    def build_async(self, connections: Connections) -> Client:
         """Build an async client with these settings. Only on the loop that is to own it.
 
         It opens as many connections as there are requests out, and sends each of them once.
+
+        Args:
+            connections: Those of the settings' environment.
         """
-        http_client = openai.DefaultAioHttpClient()
-        http_client.send = functools.partial(send_in_time, http_client.send)  # type: ignore[method-assign]
-        for transport in [http_client._transport, *http_client._mounts.values()]:
-            if transport is not None:  # None where a proxy is not to be used
-                _liken_to_sync(transport)
+        http_client = connections.http_client()
+        http_client.send = functools.partial(send_in_time, http_client.send)
         sdk = openai.AsyncOpenAI(**self._arguments(), max_retries=0, http_client=http_client)
         return Client(sdk, http_client)
 
@@ -186,8 +210,20 @@ def is_of_cerebras(client: object) -> bool:
 
 
 def _key(kind: type, api_key: str, base_url: str, *others: object) -> tuple[object, ...]:
-    """Return what tells settings from others; hashable, as timeouts and mappings are not."""
+    """Return what tells settings from others."""
     return kind, str(api_key), base_url, *map(repr, others)
+
+
+_SALT = os.urandom(16)
+
+
+def digest_of(parts: tuple[object, ...]) -> bytes:
+    """Return a hash of what may hold an API key, for what outlives its use. Of this process only.
+
+    Args:
+        parts: Whatever has a `repr` that tells it from others.
+    """
+    return hashlib.blake2b(repr(parts).encode(errors="surrogatepass"), key=_SALT).digest()
 
 
 class Client:
@@ -316,47 +352,6 @@ async def _in_time(sending: Coroutine[Any, Any, T | InHand], ends_at: float) -> 
         return InHand(error=error, is_late=True)
 
 
-def _liken_to_sync(transport: Any) -> None:
-    """Let the SDK's aiohttp transport bear, and raise, what the sync client's does."""
-    transport.client = functools.partial(_build_session, transport)
-    transport.handle_async_request = functools.partial(_handle, transport)
-
-
-def _build_session(transport: Any) -> aiohttp.ClientSession:
-    """Build aiohttp's session as the transport does, but for its pool, headers and cookies.
-
-    How many requests are out is for others to say: those that wait inside a pool run down their own
-    timeouts (openai/openai-python#821). An answer's headers may be as long and as many as the sync
-    client takes; the cookies are kept by the SDK's own client, and not a second time.
-    """
-    connector = _Connector(
-        limit=0,
-        keepalive_timeout=transport.limits.keepalive_expiry,
-        ssl=transport.ssl_context,
-    )
-    return aiohttp.ClientSession(
-        connector=connector,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        max_line_size=MAX_HEADER_BYTES,
-        max_field_size=MAX_HEADER_BYTES,
-        max_headers=MAX_HEADER_BYTES,
-    )
-
-
-class _Connector(aiohttp.TCPConnector):
-    """A pool that gives out no connection on which something came that nobody asked for.
-
-    aiohttp would take it for the answer of the next request.
-    """
-
-    async def _get(self, *args: Any) -> Any:
-        while (connection := await super()._get(*args)) is not None:
-            if connection.protocol is not None and not connection.protocol.should_close:
-                return connection
-            connection.close()
-        return None
-
-
 async def send_in_time(send: Callable[..., Awaitable[Any]], request: Any, **options: Any) -> Any:
     """Send a request and read the answer within the time that an attempt may take.
 
@@ -380,7 +375,7 @@ async def send_in_time(send: Callable[..., Awaitable[Any]], request: Any, **opti
     return response
 
 
-async def _handle(transport: Any, request: Any) -> Any:
+async def send_by_aiohttp(transport: Any, request: Any) -> Any:
     """Send a request, or take what has come of it already, as the transport itself does.
 
     What is not HTTP, here or there, is an error that the SDK knows.

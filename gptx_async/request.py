@@ -20,6 +20,8 @@ from .direct import Post
 from .errors import CostLimitError
 from .pacing.governor import Governor, Pacing, Permit, StarvedError, Ticket
 from .telemetry import Recorder
+from .transport.client_cache import IDLE_CLIENT_SECONDS, ClientCache
+from .transport.idle_cache import IdleCache
 
 if TYPE_CHECKING:
     from .service import LoopScope
@@ -29,6 +31,12 @@ __all__ = ["BatchGroup", "Request", "Terms", "estimate_tokens"]
 CHARACTERS_PER_TOKEN = 4
 """Of English text, by OpenAI's rule of thumb
 (https://help.openai.com/en/articles/4936856-what-are-tokens-and-how-to-count-them)."""
+
+IDLE_LINE_SECONDS = 60.0
+"""For how long a governor that is at rest is kept unused."""
+
+MOST_LINES = 512
+"""How many governors are kept, in use or not; more while they are in use or know of bad news."""
 
 _PROMPTS = ("messages", "input", "prompt", "instructions")
 
@@ -48,6 +56,7 @@ class Terms:
         pacing: What the governor is asked for.
         recorder: What counts it and tells of it.
         prompt_tokens: Tokens of the prompt, as far as known.
+        idle_client_seconds: How long the client may be unused before it is closed.
     """
 
     timeout: float | None = None
@@ -55,6 +64,7 @@ class Terms:
     pacing: Pacing = _DEFAULT_PACING
     recorder: Recorder = _DEFAULT_RECORDER
     prompt_tokens: int = 0
+    idle_client_seconds: float = IDLE_CLIENT_SECONDS
 
 
 class BatchGroup:
@@ -70,8 +80,8 @@ class BatchGroup:
         """Of each line that refused, the error. Only for the loop's thread."""
 
 
-_LineKey = tuple[str, str, str | None]
-"""Base URL, key and model."""
+_LineKey = tuple[bytes, str | None]
+"""A hash of base URL and API key, and the model."""
 
 
 @dataclass
@@ -86,6 +96,10 @@ class _Line:
     governor: Governor
     unsent: dict[Request, asyncio.Task[Any]] = field(default_factory=dict)
 
+    def may_be_dropped(self) -> bool:
+        """Tell whether nothing that it knows would be missed."""
+        return self.governor.is_at_rest()
+
     async def close(self) -> None:
         """Do nothing: no connection is kept here."""
 
@@ -95,6 +109,10 @@ class _Line:
             if is_meant(request) and request.ended_by is None:
                 request.ended_by = error
                 task.cancel()
+
+
+def _new_lines() -> IdleCache[_Line]:
+    return IdleCache(MOST_LINES, _Line.close, _Line.may_be_dropped)
 
 
 class Request:
@@ -145,7 +163,7 @@ class Request:
         self._kwargs = kwargs
         self._terms = terms
         self._group: BatchGroup | None = None
-        self._key: _LineKey = (settings.base_url, str(settings.api_key), self.record.model)
+        self._key: _LineKey = (settings.account, self.record.model)
         self._last_error: Exception | None = None
         self._budget = retry.Budget(settings.max_retries, terms.patience)
 
@@ -173,13 +191,19 @@ class Request:
             ConfigurationError: There is a `max_cost`, and no price for the model.
         """
         settings = self._settings
-        client = scope.get(settings.key, settings.build_async, Client.close)
-        line = scope.get(self._key, self._new_line, _Line.close)
+        clients = scope.get(ClientCache, ClientCache, ClientCache.close)
+        client = clients.take(settings, self._terms.idle_client_seconds)
+        lines = scope.get(_Line, _new_lines, IdleCache.close)
+        kept = lines.take(self._key, self._new_line, IDLE_LINE_SECONDS)
+        line = kept.resource
         try:
-            response = await self._send(client, line)
+            response = await self._send(client.resource, line)
         except BaseException as error:
             self.record.failed(error)
             raise
+        finally:
+            clients.give_back(client)
+            lines.give_back(kept)
         self.record.answered(response)
         self._end_unsent_at_cost(line)
         return response

@@ -219,7 +219,8 @@ def route_of(http_client: Any, requests: Sequence[Any], cast_to: type[Any]) -> R
         length = {_LENGTH: str(len(request.content))}
         if (request.url, dict(request.headers)) != (first.url, headers | length):
             return None
-    if transport.proxy or transport.uds or http_client.auth or problem_of(first.url):
+    is_direct = hasattr(transport, "client") and not (transport.proxy or transport.uds)
+    if not is_direct or http_client.auth or problem_of(first.url):
         return None
     if "x-stainless-raw-response" in headers or (_COOKIE in headers and not http_client.cookies):
         return None

@@ -16,6 +16,7 @@ from typing import Any
 import openai
 import pytest
 import structlog
+from looking import line_on
 from openai.resources.chat import AsyncCompletions
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -80,8 +81,7 @@ def line_of(engine: AsyncGPTXBatchEngine) -> Any:
     """What the loop keeps of an engine's calls to its model."""
 
     async def find(scope: Any) -> Any:
-        settings = engine.client.settings
-        return scope.get((settings.base_url, settings.api_key, MODEL), pytest.fail, pytest.fail)
+        return line_on(scope, engine.client.settings, MODEL)
 
     return default_service().run(find)
 

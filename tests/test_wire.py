@@ -23,6 +23,7 @@ import pytest
 from hostile import HostileServer, Received, Respond, completion
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from looking import client_on
 from openai._models import construct_type
 from openai.types.chat import ChatCompletion
 
@@ -82,7 +83,7 @@ def routes_of(client: openai.OpenAI) -> list[Any]:
     """Return what the loop's client knows of its routes: None for a POST without one."""
 
     async def look(scope: LoopScope) -> list[Any]:
-        loop_client: Any = scope.get(ClientSettings.of(client).key, pytest.fail, pytest.fail)
+        loop_client = client_on(scope, ClientSettings.of(client))
         return [task.result() for task in loop_client._routes.values()]
 
     return default_service().run(look)

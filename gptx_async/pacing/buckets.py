@@ -66,6 +66,11 @@ class Bucket:
         deepest = min(self.level, -LONGEST_DEBT * self.rate)
         self.level = max(self.level - cost, deepest)
 
+    def is_full(self, now: float) -> bool:
+        """Tell whether nothing is missing in it."""
+        self._refill(now)
+        return self.level >= self.capacity
+
     def _refill(self, now: float) -> None:
         self.level = min(self.capacity, self.level + self.rate * (now - self._at))
         self._at = now

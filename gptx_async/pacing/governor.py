@@ -62,6 +62,9 @@ UNSENT_PATIENCE = 10.0
 fail for what others were told only when that goes on.
 """
 
+MEMORY_OF_FAILURES = 600.0
+"""Seconds for which a failure counts as news that a governor is kept for, though nobody uses it."""
+
 LONGEST_PAUSE = 10.0
 """Seconds that a Retry-After may hold all: the ticket that was told waits the rest for itself.
 
@@ -384,6 +387,21 @@ class Governor:
     def rate(self) -> float | None:
         """How many requests a second are sent at most; None for no limit. Allowed in any thread."""
         return min((bucket.rate for bucket in self._by_requests), default=None)
+
+    def is_at_rest(self) -> bool:
+        """Tell whether nothing would be lost if another governor took its place.
+
+        That is when no call is open, no failure is recent, and no limit is used up even in part.
+        On the loop's thread.
+        """
+        now = asyncio.get_running_loop().time()
+        if self._open_tickets or now - self._failed_at < MEMORY_OF_FAILURES:
+            return False
+        return all(
+            bucket.is_full(now)
+            for known in (self._configured, self._told)
+            for bucket in known.values()
+        )
 
     def ticket(
         self, pacing: Pacing, prompt_tokens: int = 0, answer_tokens: int | None = None

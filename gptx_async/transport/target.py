@@ -101,6 +101,8 @@ class SessionAsGiven:
 
     def request(self, **options: Any) -> Any:
         """Send the request, as `aiohttp.ClientSession.request` does."""
-        options["url"] = target_of(self._request.url)
-        options["headers"] = headers_of(self._request)
+        options["url"] = target = target_of(self._request.url)
+        options["headers"] = headers = headers_of(self._request)
+        if options.get("proxy") and target.scheme == "http":  # else they are for the tunnel alone
+            headers.extend(options["proxy_headers"] or {})
         return self._session.request(**options)

@@ -1,0 +1,131 @@
+"""What is built once per key, shared while it is used, and dropped some time after its last use."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Generic, TypeVar
+
+__all__ = ["IdleCache", "Lease"]
+
+T = TypeVar("T")
+
+LOOKED_AT = 4
+"""How many idle resources are looked at, for each one above the bound, to find one to drop."""
+
+
+class Lease(Generic[T]):
+    """A resource in use; to be given back to the cache that it is from.
+
+    Attributes:
+        resource: What was built.
+    """
+
+    __slots__ = ("_key", "_seconds", "_unused_since", "_users", "resource")
+
+    def __init__(self, key: Hashable, resource: T) -> None:
+        self.resource = resource
+        self._key = key
+        self._users = 0
+        self._seconds = 0.0
+        self._unused_since = 0.0
+
+
+class IdleCache(Generic[T]):
+    """Resources by key, which live while they are used and for some time after. Of one loop.
+
+    What is in use is never dropped.
+
+    Args:
+        most: How many resources are kept; above it the one that was unused longest is dropped at
+            once.
+        close: Awaited on the loop for a resource that is dropped.
+        may_drop: Tells whether an unused resource may be dropped.
+    """
+
+    def __init__(
+        self,
+        most: int,
+        close: Callable[[T], Awaitable[None]],
+        may_drop: Callable[[T], bool] = lambda _resource: True,
+    ) -> None:
+        self._most = most
+        self._close = close
+        self._may_drop = may_drop
+        self._leases: dict[Hashable, Lease[T]] = {}
+        self._idle: OrderedDict[Hashable, Lease[T]] = OrderedDict()  # the longest unused first
+        self._timer: asyncio.TimerHandle | None = None
+        self._closing: set[asyncio.Future[None]] = set()
+
+    def __len__(self) -> int:
+        return len(self._leases)
+
+    def take(self, key: Hashable, build: Callable[[], T], seconds: float) -> Lease[T]:
+        """Return the resource under a key, built if there is none, to be given back after its use.
+
+        Args:
+            key: What tells this resource from others.
+            build: Called if nothing stands under the key.
+            seconds: How long it may be unused before it is dropped; the latest user's figure holds.
+        """
+        lease = self._leases.get(key)
+        if lease is None:
+            lease = self._leases[key] = Lease(key, build())
+        else:
+            self._idle.pop(key, None)
+        lease._users += 1
+        lease._seconds = seconds
+        return lease
+
+    def give_back(self, lease: Lease[T]) -> None:
+        """End one use of a resource."""
+        lease._users -= 1
+        if lease._users or self._leases.get(lease._key) is not lease:
+            return
+        loop = asyncio.get_running_loop()
+        lease._unused_since = loop.time()
+        self._idle[lease._key] = lease
+        if len(self._leases) > self._most:
+            self._drop_longest_unused()
+        if self._timer is None:
+            self._timer = loop.call_later(lease._seconds, self._sweep)
+
+    async def close(self) -> None:
+        """Close everything."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._idle.clear()
+        leases, self._leases = [*self._leases.values()], {}
+        for lease in reversed(leases):
+            self._drop(lease)
+        await asyncio.gather(*self._closing, return_exceptions=True)
+
+    def _drop_longest_unused(self) -> None:
+        for lease in [*self._idle.values()][:LOOKED_AT]:
+            if self._may_drop(lease.resource):
+                self._drop(lease)
+                return
+            self._idle.move_to_end(lease._key)
+
+    def _sweep(self) -> None:
+        """Drop what was unused for long enough, and look again when the next may be due."""
+        self._timer = None
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for lease in [*self._idle.values()]:
+            if lease._unused_since + lease._seconds <= now:
+                if self._may_drop(lease.resource):
+                    self._drop(lease)
+                else:
+                    lease._unused_since = now
+        if self._idle:
+            due = min(lease._unused_since + lease._seconds for lease in self._idle.values())
+            self._timer = loop.call_at(due, self._sweep)
+
+    def _drop(self, lease: Lease[T]) -> None:
+        self._idle.pop(lease._key, None)
+        self._leases.pop(lease._key, None)
+        closing = asyncio.ensure_future(self._close(lease.resource))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
