@@ -19,7 +19,7 @@ import logging
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar, cast
 
@@ -30,6 +30,7 @@ from .opening import LOOK_SECONDS, Opening
 from .service import GRACE_SECONDS, SLICE_SECONDS, Call, Outcome, loop_seconds
 
 __all__ = [
+    "ENDS_RUN",
     "WINDOW",
     "Batch",
     "CancelScope",
@@ -49,6 +50,21 @@ logger = logging.getLogger(__name__)
 
 WINDOW = 512
 """How many items of a batch are begun and not yet ended at once: twice what is sent at once."""
+
+
+ENDS_RUN = (
+    KeyboardInterrupt,
+    SystemExit,
+    GeneratorExit,
+    greenlet.GreenletExit,
+    errors.RunCancelledError,
+)
+"""What ends a batch, or a run over a dataset, when an item raises it.
+
+Anything else is the failure of that item alone: also a BaseException such as the `PanicException`
+of libraries written in Rust, and an asyncio.CancelledError, which within an item comes from a loop
+that the item runs. The cancellation of a caller does not pass through its items.
+"""
 
 
 class Waitable(Protocol):
@@ -96,12 +112,14 @@ class _Item(greenlet.greenlet, Generic[T]):
         driver.switch(waitable)
 
     def _outcome(self) -> Outcome[T]:
-        """Run the function; what is no `Exception`, a SystemExit say, goes to the driver."""
+        """Run the function; what `ENDS_RUN` names goes to the driver."""
         function, argument = self.batch.function, self.batch.items[self.index]
         del self  # an error's frames end here: who keeps the error is not to keep the batch
         try:
             return Outcome(value=function(argument))
-        except Exception as error:
+        except ENDS_RUN:
+            raise
+        except BaseException as error:
             return Outcome(error=error)
 
 
@@ -153,9 +171,10 @@ class Batch(Generic[A, T]):
             The outcome of each item, in the order of the items.
 
         Raises:
-            BaseException: What is no `Exception`, from an item or arriving in this thread, a
-                KeyboardInterrupt say. Before it leaves, what is in flight is cancelled (and given
-                `GRACE_SECONDS` for its clean-up) and every begun item is unwound.
+            BaseException: What `ENDS_RUN` names, from an item, or anything that arrives in this
+                thread, for example a KeyboardInterrupt. Before it leaves, what is in flight is
+                cancelled (and given `GRACE_SECONDS` for its clean-up) and every begun item is
+                unwound.
         """
         outer = _current_item()
         if outer is None:
@@ -281,6 +300,8 @@ class Batch(Generic[A, T]):
             error = None
             if item.dead:
                 self._begun.pop(item, None)
+                if isinstance(left, greenlet.GreenletExit):  # which a greenlet returns
+                    raise left
                 self._outcomes[item.index] = left
                 return
             item.waits_for = left
@@ -448,19 +469,35 @@ class _InScope:
         self._scope = scope
         self.was_refused = False
 
-    @contextlib.contextmanager
-    def hold(self, cancellable: Cancellable) -> Iterator[None]:
+    def hold(self, cancellable: Cancellable) -> contextlib.AbstractContextManager[None]:
+        return _Held(self, cancellable)
+
+    def enter(self, cancellable: Cancellable) -> None:
         self._check(goes_on=self._scope._add(cancellable))
-        try:
-            yield
-        finally:
-            goes_on = self._scope._remove(cancellable)
-        self._check(goes_on=goes_on)
+
+    def leave(self, cancellable: Cancellable, *, failed: bool) -> None:
+        goes_on = self._scope._remove(cancellable)
+        if not failed:
+            self._check(goes_on=goes_on)
 
     def _check(self, *, goes_on: bool) -> None:
         if not goes_on:
             self.was_refused = True
             raise _run_cancelled()
+
+
+class _Held(contextlib.AbstractContextManager[None]):
+    """What a function in a scope waits for; a class, for the reason that `_Consuming` gives."""
+
+    def __init__(self, inside: _InScope, cancellable: Cancellable) -> None:
+        self._inside = inside
+        self._cancellable = cancellable
+
+    def __enter__(self) -> None:
+        self._inside.enter(self._cancellable)
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        self._inside.leave(self._cancellable, failed=error is not None)
 
 
 def _run_cancelled() -> errors.RunCancelledError:

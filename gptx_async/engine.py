@@ -657,8 +657,9 @@ class _AnsweredByScheduler(BaseException):
 
     def answer(self) -> Answer:
         """Return the answer, or raise the error that it stands for."""
-        if self._metadata.get("error") and isinstance(self._metadata.get("exception"), Exception):
-            raise self._metadata["exception"]
+        error = self._metadata.get("exception")
+        if self._metadata.get("error") and isinstance(error, BaseException):
+            raise error
         return self._outputs, self._metadata
 
 
@@ -851,7 +852,7 @@ def _unpack(answer: Any) -> tuple[list[Any], dict[str, Any]]:
     metadata = metadata if isinstance(metadata, dict) else {}
     if outputs and isinstance(outputs[0], Exception):
         raise outputs[0]
-    if metadata.get("error") and not isinstance(metadata.get("exception"), Exception):
+    if metadata.get("error") and not isinstance(metadata.get("exception"), BaseException):
         raise SchedulerError(f"The scheduler answered with an error: {outputs}")
     return outputs, metadata
 

@@ -13,6 +13,7 @@ __all__ = [
     "DataFileError",
     "DatasetError",
     "GPTXAsyncError",
+    "ItemStoppedError",
     "LoopThreadDiedError",
     "LoopThreadError",
     "MissingPackageError",
@@ -90,6 +91,13 @@ class UnsupportedClientError(ConfigurationError):
 
 class VocabularyError(GPTXAsyncError, OSError):
     """Tiktoken could not load the vocabulary of the model."""
+
+
+class ItemStoppedError(GPTXAsyncError, RuntimeError):
+    """An item raised StopIteration or StopAsyncIteration, which is the cause.
+
+    Python lets neither a generator nor a coroutine raise these.
+    """
 
 
 class DatasetError(GPTXAsyncError, RuntimeError):

@@ -15,7 +15,6 @@ import os
 import threading
 from collections.abc import (
     AsyncGenerator,
-    AsyncIterator,
     Awaitable,
     Callable,
     Generator,
@@ -24,13 +23,14 @@ from collections.abc import (
     Iterator,
 )
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any, Generic, Literal, TypeVar, get_args, overload
 
 from . import clock
 from .batch import holding
 from .checkpoint import Checkpoint, CheckpointCheck, check_name
 from .dataset import rows_of
-from .errors import ConfigurationError, MissingPackageError
+from .errors import ConfigurationError, ItemStoppedError, MissingPackageError
 from .identity import identity_of
 from .progress import Progress
 from .service import GRACE_SECONDS, SLICE_SECONDS
@@ -368,15 +368,26 @@ class _Consumer:
     Attributes:
         run: The run.
         values: The values that are kept for their caller, by the items' indices.
+
+    Args:
+        plan: What to run.
+        window: How many items for each worker are read whose values are not taken; None for any
+            number.
+        wake: Called in any thread when something has arrived.
+        in_frame: Whether errors leave through the frame of a generator or a coroutine, which Python
+            does not let raise a StopIteration.
     """
 
-    def __init__(self, plan: _Plan, window: int | None, wake: Callable[[], None]) -> None:
+    def __init__(
+        self, plan: _Plan, window: int | None, wake: Callable[[], None], *, in_frame: bool
+    ) -> None:
         self.run = Run(plan.job, window and window * plan.job.workers, wake)
         self.values: dict[int, Any] = {}
         self._plan = plan
         self._failed: dict[int, Failed] = {}
         self._stopped_by: int | None = None
         self._raised: BaseException | None = None
+        self._in_frame = in_frame
         self._progress = Progress(plan.job.rows.count, is_wanted=plan.progress)
 
     @property
@@ -387,8 +398,22 @@ class _Consumer:
         """Take the value that arrived first, and return its index.
 
         Raises:
+            ItemStoppedError: In place of a StopIteration, in a generator or a coroutine.
             BaseException: The item's error, if that is to end the run; or what the run ended with.
         """
+        try:
+            return self._accept()
+        except (StopIteration, StopAsyncIteration) as error:
+            if not self._in_frame:
+                raise
+            index = self.run.arrived[0].index
+            raise ItemStoppedError(
+                f"{'The run' if index is None else f'Item {index}'} raised {type(error).__name__}, "
+                "which Python lets no generator or coroutine raise. Let the expression raise "
+                'another error, or give on_error="return".'
+            ) from error
+
+    def _accept(self) -> int:
         arrival = self.run.arrived[0]
         if arrival.index is None:
             raise self._error_of(arrival)
@@ -432,6 +457,20 @@ class _Consumer:
             object.__setattr__(error, "results", results)
         with contextlib.suppress(Exception):
             error.add_note(self._note(results))
+
+    @contextlib.contextmanager
+    def telling(self, error: BaseException) -> Iterator[None]:
+        """Put what is done on the error after the block, which waits for the threads' ends.
+
+        What interrupts the block, a second Ctrl-C for example, gets it as well.
+        """
+        try:
+            yield
+        except BaseException as interrupt:
+            self.tell(interrupt)
+            raise
+        finally:
+            self.tell(error)
 
     def _note(self, results: Results) -> str:
         where = "" if self._stopped_by is None else f"Raised for item {self._stopped_by}. "
@@ -507,34 +546,59 @@ class _LoopBell:
             self._rung.set_result(None)
 
 
-@contextlib.contextmanager
-def _consuming(plan: _Plan, window: int | None) -> Iterator[tuple[_Consumer, Callable[[], None]]]:
-    """Run a plan while the block takes its values; yields the consumer, and what waits for more."""
-    bell = _ThreadBell()
-    consumer = _Consumer(plan, window, bell.ring)
+class _Consuming:
+    """Runs a plan while its block takes the values; the block gets the consumer and its wait.
 
-    def wait() -> None:
-        bell.wait()
-        consumer.look()
+    A class, because `contextlib.contextmanager` sets the traceback of an error that leaves its
+    block, which errors that are frozen dataclasses do not allow.
+    """
 
-    try:
-        with holding(consumer.run):  # it may be part of another run's item
-            consumer.run.start()
-            yield consumer, wait
-    except BaseException as error:
-        consumer.run.cancel()
+    def __init__(self, plan: _Plan, window: int | None, *, in_frame: bool) -> None:
+        self._bell = _ThreadBell()
+        self._consumer = _Consumer(plan, window, self._bell.ring, in_frame=in_frame)
+        self._holding = holding(self._consumer.run)  # it may be part of another run's item
+
+    def __enter__(self) -> tuple[_Consumer, Callable[[], None]]:
         try:
-            consumer.run.join()  # first, for what ends now is done as well
+            self._holding.__enter__()
+            self._consumer.run.start()
+        except BaseException as error:
+            self.__exit__(type(error), error, error.__traceback__)
+            raise
+        return self._consumer, self._wait
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            self._holding.__exit__(kind, error, traceback)
+            if error is None:
+                self._consumer.run.join()
+        except BaseException as failure:
+            self._stop(failure)
+            raise
+        else:
+            if error is not None:
+                self._stop(error)
         finally:
-            consumer.tell(error)
-        raise
-    finally:
-        consumer.run.join()
-        consumer.close()
+            self._consumer.run.join()
+            self._consumer.close()
+
+    def _stop(self, error: BaseException) -> None:
+        self._consumer.run.cancel()
+        with self._consumer.telling(error):  # afterwards, because what ends now is done as well
+            self._consumer.run.join()
+
+    def _wait(self) -> None:
+        self._bell.wait()
+        self._consumer.look()
 
 
 def _collect(plan: _Plan) -> Results:
-    with _consuming(plan, None) as (consumer, wait):
+    with _Consuming(plan, None, in_frame=False) as (consumer, wait):
         while not consumer.is_over:
             if consumer.run.arrived:
                 consumer.accept()
@@ -544,7 +608,7 @@ def _collect(plan: _Plan) -> Results:
 
 
 def _stream(plan: _Plan) -> Generator[tuple[int, Any]]:
-    with _consuming(plan, STREAM_WINDOW) as (consumer, wait):
+    with _Consuming(plan, STREAM_WINDOW, in_frame=True) as (consumer, wait):
         while not consumer.is_over:
             if consumer.run.arrived:
                 index = consumer.accept()
@@ -554,36 +618,54 @@ def _stream(plan: _Plan) -> Generator[tuple[int, Any]]:
                 wait()
 
 
-@contextlib.asynccontextmanager
-async def _consuming_on_loop(
-    plan: _Plan, window: int | None
-) -> AsyncIterator[tuple[_Consumer, Callable[[], Awaitable[None]]]]:
-    """Do what `_consuming` does, on the caller's loop."""
-    bell = _LoopBell()
-    consumer = _Consumer(plan, window, bell.ring)
+class _ConsumingOnLoop:
+    """Does what `_Consuming` does, on the caller's loop."""
 
-    async def wait() -> None:
-        await bell.wait()
-        consumer.look()
+    def __init__(self, plan: _Plan, window: int | None) -> None:
+        self._bell = _LoopBell()
+        self._consumer = _Consumer(plan, window, self._bell.ring, in_frame=True)
+        self._holding = holding(self._consumer.run)
 
-    try:
-        with holding(consumer.run):
-            consumer.run.start()
-            yield consumer, wait
-        await _until_over(consumer.run, bell)
-    except GeneratorExit:  # the coroutine is thrown away, and can wait for nothing
-        consumer.run.cancel()
-        raise
-    except BaseException as error:
-        consumer.run.cancel()
+    async def __aenter__(self) -> tuple[_Consumer, Callable[[], Awaitable[None]]]:
         try:
-            await _until_over(consumer.run, bell)
+            self._holding.__enter__()
+            self._consumer.run.start()
+        except BaseException as error:
+            await self.__aexit__(type(error), error, error.__traceback__)
+            raise
+        return self._consumer, self._wait
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            self._holding.__exit__(kind, error, traceback)
+            if error is None:
+                await _until_over(self._consumer.run, self._bell)
+        except BaseException as failure:
+            await self._stop(failure)
+            raise
+        else:
+            if error is not None:
+                await self._stop(error)
         finally:
-            consumer.tell(error)
-        raise
-    finally:
-        _leave_on_loop(consumer.run)
-        consumer.close()
+            _leave_on_loop(self._consumer.run)
+            self._consumer.close()
+
+    async def _stop(self, error: BaseException) -> None:
+        self._consumer.run.cancel()
+        if isinstance(error, GeneratorExit):  # the coroutine is thrown away: it can await nothing
+            self._consumer.tell(error)
+            return
+        with self._consumer.telling(error):
+            await _until_over(self._consumer.run, self._bell)
+
+    async def _wait(self) -> None:
+        await self._bell.wait()
+        self._consumer.look()
 
 
 async def _until_over(run: Run, bell: _LoopBell) -> None:
@@ -601,7 +683,7 @@ def _leave_on_loop(run: Run) -> None:
 
 
 async def _collect_on_loop(plan: _Plan) -> Results:
-    async with _consuming_on_loop(plan, None) as (consumer, wait):
+    async with _ConsumingOnLoop(plan, None) as (consumer, wait):
         while not consumer.is_over:
             if consumer.run.arrived:
                 consumer.accept()
@@ -612,7 +694,7 @@ async def _collect_on_loop(plan: _Plan) -> Results:
 
 
 async def _stream_on_loop(plan: _Plan) -> AsyncGenerator[tuple[int, Any]]:
-    async with _consuming_on_loop(plan, STREAM_WINDOW) as (consumer, wait):
+    async with _ConsumingOnLoop(plan, STREAM_WINDOW) as (consumer, wait):
         while not consumer.is_over:
             if consumer.run.arrived:
                 index = consumer.accept()
@@ -625,7 +707,7 @@ async def _stream_on_loop(plan: _Plan) -> AsyncGenerator[tuple[int, Any]]:
 
 async def _stream_in_order_on_loop(plan: _Plan) -> AsyncGenerator[Any]:
     index = 0
-    async with _consuming_on_loop(plan, ORDERED_WINDOW) as (consumer, wait):
+    async with _ConsumingOnLoop(plan, ORDERED_WINDOW) as (consumer, wait):
         while not consumer.is_over:
             if consumer.run.arrived:
                 consumer.accept()

@@ -10,7 +10,6 @@ the checkpoint; `_work_on` runs the expression and keeps the value; `arrived` ha
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import contextvars
 import inspect
@@ -23,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import clock
-from .batch import CancelScope
+from .batch import ENDS_RUN, CancelScope
 from .checkpoint import Checkpoint
 from .dataset import Rows
 from .errors import CheckpointError, ConfigurationError, DatasetError, RunCancelledError
@@ -297,10 +296,12 @@ class Run:
 def _told_as_of_the_dataset(index: int) -> Iterator[None]:
     try:
         yield
-    except Exception as error:
+    except ENDS_RUN:
+        raise
+    except BaseException as error:
         raise DatasetError(
-            f"The dataset raised {type(error).__name__} in the place of item {index}. Mend it, or "
-            "let it leave that item out."
+            f"The dataset raised {type(error).__name__} in place of item {index}. Fix the dataset, "
+            "or make it skip that item."
         ) from error
 
 
@@ -308,10 +309,11 @@ def _build(build: Callable[[], Function]) -> Function:
     try:
         return build()
     except Exception as error:
-        error.add_note(
-            "Raised as gptx_async.map built the expression's class, once in each worker and "
-            "without arguments. Give an instance, or a function that builds one."
-        )
+        with contextlib.suppress(Exception):  # a frozen dataclass takes no notes
+            error.add_note(
+                "Raised as gptx_async.map built the expression's class, once in each worker and "
+                "without arguments. Give an instance, or a function that builds one."
+            )
         raise
 
 
@@ -320,13 +322,17 @@ def _try(
 ) -> tuple[Any, BaseException | None]:
     """Run the function for an item, and return its value, or the error.
 
-    asyncio's CancelledError is one, too: of a loop that the function runs, not of this run. And a
-    function of its own, for an error's traceback holds this frame: who keeps the error is not to
-    keep the run.
+    A function of its own, because an error's traceback holds this frame: whoever keeps the error
+    does not keep the run.
+
+    Raises:
+        BaseException: What `ENDS_RUN` names.
     """
     try:
         return context.run(scope.run, function, item), None
-    except (Exception, asyncio.CancelledError) as error:
+    except ENDS_RUN:
+        raise
+    except BaseException as error:
         return None, error
 
 

@@ -821,7 +821,7 @@ def test_a_dataset_that_raises_lets_what_is_in_flight_end(
     with pytest.raises(TimeoutError):  # nothing is taken back
         fake_openai.wait_for(lambda server: server.disconnected > 0, 0.3)
     fake_openai.release()
-    with pytest.raises(DatasetError, match="raised KeyError in the place of item 4") as raised:
+    with pytest.raises(DatasetError, match="raised KeyError in place of item 4") as raised:
         running.result(30)
     assert isinstance(raised.value.__cause__, KeyError)
     assert "secret" not in str(raised.value)
@@ -830,7 +830,7 @@ def test_a_dataset_that_raises_lets_what_is_in_flight_end(
 
 def test_a_dataset_that_raises_ends_a_stream_after_what_was_read() -> None:
     seen: dict[int, int] = {}
-    with pytest.raises(DatasetError, match="raised OSError in the place of item 1"):
+    with pytest.raises(DatasetError, match="raised OSError in place of item 1"):
         seen.update(gptx_async.map(double, broken(), as_completed=True))
     with pytest.raises(DatasetError, match="item 0"):
         gptx_async.map(double, NotIterable())
