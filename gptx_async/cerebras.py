@@ -14,7 +14,7 @@ from typing import Any
 import openai
 from cerebras.cloud import sdk
 
-from .client import Client, ClientSettings, send_in_time
+from .client import Client, ClientSettings, read_response, send_in_time
 from .retry import carry_original
 from .transport.connections import Connections, httpx_of
 from .transport.environment import Environment
@@ -44,6 +44,7 @@ class CerebrasSettings(ClientSettings):
             connections: Those of the settings' environment; for their certificates and proxies.
         """
         http_client = sdk.DefaultAsyncHttpxClient(**connections.limitless(sdk))
+        http_client.event_hooks = {"response": [read_response]}
         http_client.send = functools.partial(  # type: ignore[method-assign]
             send_in_time, http_client.send
         )

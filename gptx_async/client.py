@@ -22,8 +22,21 @@ import aiohttp
 import openai
 
 from .direct import Post
-from .errors import TimeoutError, UnsupportedClientError  # noqa: A004 - ours is meant
+from .errors import (
+    ResponseTooLargeError,
+    TimeoutError,  # noqa: A004 - ours is meant
+    UnsupportedClientError,
+)
 from .exchange import MAX_HEADER_BYTES, MOST_BYTES, is_too_long
+from .transport.body import (
+    LARGE_BYTES,
+    MAX_RESPONSE_BYTES,
+    ResponseTooLarge,
+    drive,
+    leave_loop,
+    read_bounded,
+    restore_headers,
+)
 from .transport.connections import Connections, httpx_of
 from .transport.environment import Environment
 from .transport.target import SessionAsGiven, problem_of
@@ -35,6 +48,7 @@ __all__ = [
     "check_supported",
     "digest_of",
     "is_of_cerebras",
+    "read_response",
     "send_by_aiohttp",
     "send_in_time",
     "settings_of",
@@ -55,6 +69,7 @@ class _Attempt:
         ends_at: When the whole attempt is to be over, by the loop's clock; None for what the
             transport bounds by itself.
         in_hand: What has come of it already, on a route, for the SDK to see.
+        most_bytes: How long the body of the answer may be, decoded; None for no bound.
         is_trial: Whether its request is only to be built, and shown.
         headers: Those of the answer, when it is there.
     """
@@ -62,6 +77,7 @@ class _Attempt:
     retries: int = 0
     ends_at: float | None = None
     in_hand: InHand | None = None
+    most_bytes: int | None = None
     is_trial: bool = False
     headers: Mapping[str, str] = field(default_factory=dict)
 
@@ -173,6 +189,7 @@ class ClientSettings:
             connections: Those of the settings' environment.
         """
         http_client = connections.http_client()
+        http_client.event_hooks = {"response": [read_response]}
         http_client.send = functools.partial(send_in_time, http_client.send)
         sdk = openai.AsyncOpenAI(**self._arguments(), max_retries=0, http_client=http_client)
         return Client(sdk, http_client)
@@ -254,6 +271,7 @@ class Client:
         timeout: float | None,  # noqa: ASYNC109 - without the time that others take on the loop
         retries: int,
         post: Post | None = None,
+        most_bytes: int | None = MAX_RESPONSE_BYTES,
     ) -> tuple[Any, Mapping[str, str]]:
         """Make one attempt of a call of the SDK, on the loop that the client is of.
 
@@ -264,6 +282,7 @@ class Client:
             timeout: Seconds for the attempt, from when it is sent; None for the client's own.
             retries: How many attempts were made before this one.
             post: The same call as a POST, where it is known: it is faster.
+            most_bytes: How long the body of the answer may be, decoded; None for no bound.
 
         Returns:
             What the awaited method returns, and the headers of the answer.
@@ -271,7 +290,27 @@ class Client:
         Raises:
             openai.OpenAIError: As the same method of the sync client would.
             gptx_async.errors.TimeoutError: The attempt took longer than `timeout`.
+            ResponseTooLargeError: The body of the answer is longer than `most_bytes`.
         """
+        try:
+            return await self._attempt(path, args, kwargs, timeout, retries, post, most_bytes)
+        except ResponseTooLarge:
+            pass
+        raise ResponseTooLargeError(
+            f"The response is larger than max_response_bytes ({most_bytes:,} bytes), and was not "
+            "read to its end. See what answers at this URL, or set max_response_bytes higher."
+        )
+
+    async def _attempt(
+        self,
+        path: Sequence[str],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        timeout: float | None,  # noqa: ASYNC109
+        retries: int,
+        post: Post | None,
+        most_bytes: int | None,
+    ) -> tuple[Any, Mapping[str, str]]:
         in_hand: InHand | None = None
         ends_at: float | None = None
         if post is not None:
@@ -279,19 +318,20 @@ class Client:
             content = None if route is None else as_json(post.body(kwargs))
             ends_at = _end_of(timeout)
             if route is not None and content is not None and len(content) <= MOST_BYTES:
-                sending = route.send(content, retries)
+                sending = route.send(content, retries, most_bytes)
                 sent = await (sending if ends_at is None else _in_time(sending, ends_at))
                 if not isinstance(sent, InHand):
                     return sent
                 in_hand = sent
-        current = _Attempt(retries, ends_at or _end_of(timeout), in_hand)
+        current = _Attempt(retries, ends_at or _end_of(timeout), in_hand, most_bytes)
         _current.set(current)  # in the context of this call's own task
         try:
             if post is not None:
-                answer = await self._post(post, post.body(kwargs), timeout)
+                calling = self._post(post, post.body(kwargs), timeout)
             else:
                 method = functools.reduce(getattr, path, self.sdk)
-                answer = await method(*args, **{**kwargs, **_own(timeout)})  # type: ignore[operator]
+                calling = _awaited(method, args, {**kwargs, **_own(timeout)})
+            answer = await drive(calling)
         except openai.APITimeoutError as error:
             failed = _true_error(error, timeout)
         else:
@@ -325,6 +365,11 @@ class Client:
     async def _post(self, post: Post, body: Mapping[str, Any], timeout: float | None) -> Any:  # noqa: ASYNC109
         options: Any = {**post.options, **_own(timeout)}
         return await self.sdk.post(post.path, body=body, cast_to=post.cast_to, options=options)
+
+
+async def _awaited(method: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """Make a call of the SDK as a coroutine: a list's is none, but can be awaited."""
+    return await method(*args, **kwargs)
 
 
 class _BuiltRequest(BaseException):
@@ -371,8 +416,16 @@ async def send_in_time(send: Callable[..., Awaitable[Any]], request: Any, **opti
         if not clock.expired():  # the system's own, of a connection
             raise
         raise _httpx_error(type(request), "ReadTimeout", error) from error
+    restore_headers(response)
     current.headers = response.headers
+    if response.is_closed and len(response.content) > LARGE_BYTES:
+        await leave_loop()  # for what the SDK makes of it
     return response
+
+
+async def read_response(response: Any) -> None:
+    """Read the body of a response within the bound of its attempt: an event hook of httpx."""
+    await read_bounded(response, _current.get().most_bytes)
 
 
 async def send_by_aiohttp(transport: Any, request: Any) -> Any:

@@ -501,17 +501,13 @@ def _check_base_url(subject: Subject, engine: Engine | None) -> Iterator[Check]:
 
 
 def _ask_base_url(subject: Subject) -> Check:
-    """Ask for the list of models, as the SDK does it: by the proxies and certificates it uses."""
+    """Ask for the list of models in the way of the engine's calls, with its proxies and limits."""
     import openai
 
     name, url = "base URL", subject.shown_url
-    key = (subject.key or "").strip() or "none"
     try:
-        with openai.OpenAI(
-            api_key=key, base_url=subject.base_url, timeout=subject.timeout, max_retries=0
-        ) as client:
-            models = [model.id for model in client.models.list()]
-    except openai.APITimeoutError:
+        models = asyncio.run(_models_of(subject))
+    except (openai.APITimeoutError, TimeoutError):
         return Check(
             name,
             "fail",
@@ -546,6 +542,27 @@ def _ask_base_url(subject: Subject) -> Check:
             "See that the model's name is right for this server.",
         )
     return Check(name, "ok", f"{url} answers")
+
+
+async def _models_of(subject: Subject) -> list[str]:
+    """Return the names of the models that the base URL lists."""
+    import openai
+
+    from .client import settings_of
+    from .transport.client_cache import ClientCache
+
+    key = (subject.key or "").strip() or "none"
+    with openai.OpenAI(
+        api_key=key, base_url=subject.base_url, timeout=subject.timeout, max_retries=0
+    ) as like:
+        settings = settings_of(like)
+    clients = ClientCache()
+    try:
+        client = clients.take(settings, subject.timeout).resource
+        page, _ = await client.attempt(("models", "list"), (), {}, subject.timeout, retries=0)
+    finally:
+        await clients.close()
+    return [model.id for model in page.data]
 
 
 def _check_status(subject: Subject, status: int) -> Check:

@@ -30,6 +30,7 @@ from .errors import (
     ConfigurationError,
     CostLimitError,
     GPTXAsyncError,
+    ResponseTooLargeError,
     SchedulerError,
     TimeoutError,  # noqa: A004 - ours is meant
 )
@@ -49,6 +50,7 @@ from .retry import PATIENCE
 from .service import Call, Outcome
 from .telemetry import Recorder, Stats
 from .tokens import remembering
+from .transport.body import MAX_RESPONSE_BYTES
 from .transport.sync_side import is_double
 from .waits import let_waits_give_way
 
@@ -57,7 +59,7 @@ __all__ = ["AsyncBatchEngine", "AsyncGPTXBatchEngine", "install", "uninstall"]
 Answer = tuple[list[Any], dict[str, Any]]
 """What an engine's forward returns for one argument: the outputs, and the metadata."""
 
-_NOT_SENT_OR_LATE = (ConfigurationError, CostLimitError, TimeoutError)
+_OF_OPTIONS = (ConfigurationError, CostLimitError, ResponseTooLargeError, TimeoutError)
 """What this package adds to how a call can fail: errors of options that the sync engine has not."""
 
 _QUERY = "_gptx_async_query"
@@ -92,6 +94,8 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
             not given, and where it says less.
         rate_limit_patience: Seconds for which a call is tried again that is answered 429; then it
             fails with the error that the sync engine would have raised.
+        max_response_bytes: How long the body of a response may be in bytes, decoded; None for no
+            bound. What is larger fails with a `gptx_async.errors.ResponseTooLargeError`.
         adaptive: Whether what the server answers changes the pace: its rate limit headers, 429s,
             overload, outages. If not, only the two limits above hold.
         prices: US$ per million tokens in and out, by model: `{"gpt-4o-mini": (0.15, 0.60)}`; a
@@ -124,6 +128,7 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
         max_concurrency: int = Pacing.max_concurrency,
         rate_limit: RateLimit | None = None,
         rate_limit_patience: float = PATIENCE,
+        max_response_bytes: int | None = MAX_RESPONSE_BYTES,
         adaptive: bool = True,
         prices: Mapping[str, Sequence[float]] | None = None,
         max_cost: float | None = None,
@@ -140,6 +145,7 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
         self.deadline = deadline
         self.timeout = timeout
         self.rate_limit_patience = rate_limit_patience
+        self.max_response_bytes = max_response_bytes
         self._callback: Callable[[Any], Any] | None = None
         self._thread_local = threading.local()
         _quiet_transport_loggers()
@@ -235,7 +241,7 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
             answer: Answer = self._sync_engine.forward(argument)
         except ValueError as error:
             # What the sync engine makes of a failed call; an error of our own stays itself.
-            if isinstance(error.__context__, _NOT_SENT_OR_LATE):
+            if isinstance(error.__context__, _OF_OPTIONS):
                 raise error.__context__ from None
             raise
         else:
@@ -487,6 +493,7 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
             self._pacing,
             self._recorder,
             self._count_tokens(call),
+            max_response_bytes=self.max_response_bytes,
         )
 
     def _count_tokens(self, call: Mapping[str, Any]) -> int:
@@ -553,8 +560,9 @@ class AsyncGPTXBatchEngine(AsyncBatchEngine):
             timeout, a status 408, 409, 5xx); the SDK's 2 when not given. Not for 429, which has
             its `rate_limit_patience`.
         **options: As for `AsyncBatchEngine`: window, deadline, timeout, max_concurrency,
-            rate_limit, rate_limit_patience, adaptive, prices, max_cost, log_content. `timeout`, for
-            the whole of an attempt, takes the place of `client_timeout`.
+            rate_limit, rate_limit_patience, max_response_bytes, adaptive, prices, max_cost,
+            log_content. `timeout`, for the whole of an attempt, takes the place of
+            `client_timeout`.
 
     Raises:
         ValueError: As `GPTXChatEngine` does, for a missing key or an unknown model.

@@ -19,6 +19,7 @@ __all__ = [
     "MissingPackageError",
     "OutputValueError",
     "RequestTooLargeError",
+    "ResponseTooLargeError",
     "RunCancelledError",
     "SchedulerError",
     "ServiceClosedError",
@@ -83,6 +84,14 @@ class CostLimitError(GPTXAsyncError, RuntimeError):
 
 class RequestTooLargeError(ConfigurationError):
     """One request alone is more than the configured limit of a minute, and could never be sent."""
+
+
+class ResponseTooLargeError(GPTXAsyncError, ValueError):
+    """A response is larger than `max_response_bytes`. It is not retried: it would come again.
+
+    A ValueError, as symbolicai's engines raise for any other failed call; not one of the SDK's,
+    because the server may have answered with any status, and because of the retries.
+    """
 
 
 class UnsupportedClientError(ConfigurationError):

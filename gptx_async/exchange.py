@@ -25,6 +25,8 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.http import HttpProcessingError
 from multidict import CIMultiDict
 
+from .transport.body import check_length
+
 __all__ = ["MAX_HEADER_BYTES", "MOST_BYTES", "Answered", "Exchange", "is_known", "is_too_long"]
 
 MAX_HEADER_BYTES = 100 * 1024
@@ -88,10 +90,25 @@ class Answered:
         """Whether its headers are more than the sync client would read."""
         return is_too_long(self.raw_headers)
 
-    async def read(self, body: Any) -> None:
-        """Read the body, to its end or to what comes in its place."""
+    async def read(self, body: Any, most: int | None) -> None:
+        """Read the body, to its end or to what comes in its place.
+
+        Args:
+            body: aiohttp's stream.
+            most: How long it may be, in bytes; None for no bound.
+
+        Raises:
+            ResponseTooLarge: It is longer than it may be.
+        """
+        length = self.headers.get("content-length", "")
+        check_length(int(length) if length.isdecimal() else 0, most)
+        blocks, size = [], 0
         try:
-            self.body = await body.read()
+            while block := await body.readany():
+                blocks.append(block)
+                size += len(block)
+                check_length(size, most)
+            self.body = b"".join(blocks)
         except Exception as error:
             self.error = error
 
@@ -140,14 +157,18 @@ class Exchange:
         )
         self._usual_head = self._head({})
 
-    async def post(self, content: bytes, changed: Mapping[str, str]) -> Answered:
+    async def post(
+        self, content: bytes, changed: Mapping[str, str], most: int | None = None
+    ) -> Answered:
         """Send a request and read the answer.
 
         Args:
             content: The body; `MOST_BYTES` at most.
             changed: Headers that this request has beside, or instead of, the others.
+            most: How long the answer's body may be, in bytes; None for no bound.
 
         Raises:
+            ResponseTooLarge: The answer's body is longer than it may be.
             aiohttp.ClientError: As aiohttp does: no connection, none any more, no HTTP, too slow.
             ValueError: A header holds the end of a line.
         """
@@ -170,7 +191,7 @@ class Exchange:
             answered = Answered(message)
             if not answered.is_too_long:
                 body.on_eof(connection.release)  # at once, as aiohttp: the next one may be waiting
-                await answered.read(body)
+                await answered.read(body, most)
         except HttpProcessingError as error:
             raise aiohttp.ClientResponseError(
                 self._request.request_info,

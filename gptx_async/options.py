@@ -29,6 +29,7 @@ class EngineOptions(TypedDict, total=False):
     max_concurrency: int
     rate_limit: RateLimit | None
     rate_limit_patience: float
+    max_response_bytes: int | None
     adaptive: bool
     prices: Mapping[str, Sequence[float]] | None
     max_cost: float | None
@@ -76,6 +77,7 @@ _NUMBERS: Mapping[str, tuple[str, bool, int | None]] = {
     "client_timeout": _SECONDS,
     "deadline": _SECONDS,
     "max_concurrency": ("a whole number of requests above 0", True, 1),
+    "max_response_bytes": ("a whole number of bytes above 0", True, 1),
     "rate_limit_patience": ("a number of seconds, 0 or above", False, 0),
     "timeout": _SECONDS,
     "window": ("a whole number of items above 0", True, 1),

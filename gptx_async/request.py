@@ -20,6 +20,7 @@ from .direct import Post
 from .errors import CostLimitError
 from .pacing.governor import Governor, Pacing, Permit, StarvedError, Ticket
 from .telemetry import Recorder
+from .transport.body import MAX_RESPONSE_BYTES
 from .transport.client_cache import IDLE_CLIENT_SECONDS, ClientCache
 from .transport.idle_cache import IdleCache
 
@@ -57,6 +58,7 @@ class Terms:
         recorder: What counts it and tells of it.
         prompt_tokens: Tokens of the prompt, as far as known.
         idle_client_seconds: How long the client may be unused before it is closed.
+        max_response_bytes: How long a response may be, decoded; None for no bound.
     """
 
     timeout: float | None = None
@@ -65,6 +67,7 @@ class Terms:
     recorder: Recorder = _DEFAULT_RECORDER
     prompt_tokens: int = 0
     idle_client_seconds: float = IDLE_CLIENT_SECONDS
+    max_response_bytes: int | None = MAX_RESPONSE_BYTES
 
 
 class BatchGroup:
@@ -186,6 +189,7 @@ class Request:
         Raises:
             openai.OpenAIError: As the same method of the sync client would, after the last attempt.
             gptx_async.errors.TimeoutError: The last attempt took longer than it may.
+            ResponseTooLargeError: The response is larger than it may be.
             CostLimitError: What was spent has reached `max_cost`; it was not sent.
             RequestTooLargeError: It is more than the configured limit of a minute.
             ConfigurationError: There is a `max_cost`, and no price for the model.
@@ -251,6 +255,7 @@ class Request:
                     self._terms.timeout,
                     self.record.attempt - 1,
                     self._post,
+                    self._terms.max_response_bytes,
                 )
         except BaseException as error:
             retry.settle(permit, error)

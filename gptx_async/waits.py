@@ -16,13 +16,25 @@ from typing import Any
 from symai import core_ext
 
 from .batch import is_item, wait_for
-from .errors import ConfigurationError, CostLimitError, LoopThreadError, ServiceClosedError
+from .errors import (
+    ConfigurationError,
+    CostLimitError,
+    LoopThreadError,
+    ResponseTooLargeError,
+    ServiceClosedError,
+)
 from .service import Call
 
 __all__ = ["let_waits_give_way"]
 
-_FINAL = (ConfigurationError, CostLimitError, LoopThreadError, ServiceClosedError)
-"""The package's own errors that are the same at the next try: nothing was sent, nor will be."""
+_FINAL = (
+    ConfigurationError,
+    CostLimitError,
+    LoopThreadError,
+    ResponseTooLargeError,
+    ServiceClosedError,
+)
+"""The package's own errors that the next try would raise again."""
 
 
 def let_waits_give_way() -> None:

@@ -12,6 +12,7 @@ its own path is then walked as if it had sent the request itself, and nothing is
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import json
 import logging
@@ -30,6 +31,7 @@ import yarl
 from multidict import CIMultiDict
 
 from .exchange import Answered, Exchange, is_known
+from .transport.body import LARGE_BYTES, decoded
 from .transport.target import add_credentials, headers_of, problem_of, target_of
 
 __all__ = [
@@ -101,23 +103,30 @@ class Route:
             return False
         return not any(logger.isEnabledFor(level) for logger, level in self.listeners)
 
-    async def send(self, content: bytes, retries: int) -> tuple[Any, Mapping[str, str]] | InHand:
+    async def send(
+        self, content: bytes, retries: int, most: int | None = None
+    ) -> tuple[Any, Mapping[str, str]] | InHand:
         """Send a request and read its answer.
 
         Args:
             content: The body.
             retries: How many attempts of the call were made before.
+            most: How long the answer's body may be, in bytes, decoded; None for no bound.
 
         Returns:
             The answer and its headers; or, in hand, what the SDK has to see.
+
+        Raises:
+            ResponseTooLarge: The answer's body is longer than it may be.
         """
+        changed = self._changed_headers(retries)
         try:
-            answered = await self._exchange_now().post(content, self._changed_headers(retries))
+            answered = await self._exchange_now().post(content, changed, most)
         except Exception as error:
             return InHand(error=error)
         answer = None
         if answered.error is None and _is_plain(answered):
-            answer = answer_of(self.cast_to, self._decoded(answered))
+            answer = await self._answer_of(answered, most)
         if answer is None:
             return InHand(answered)
         answer._request_id = answered.headers.get("x-request-id")
@@ -130,18 +139,19 @@ class Route:
             self._exchange = Exchange(session, self.url, self.headers, self.timeout)
         return self._exchange
 
-    def _decoded(self, answered: Answered) -> bytes:
-        """Return a body as it was before it was compressed, by httpx; empty if that fails."""
-        if "content-encoding" not in answered.headers:
-            return answered.body
-        httpx = sys.modules[_package_of(type(self.request))]
-        try:
-            content: bytes = httpx.Response(
-                200, headers=answered.raw_headers, content=answered.body
-            ).content
-        except Exception:  # which the SDK will come to as well
-            return b""
-        return content
+    async def _answer_of(self, answered: Answered, most: int | None) -> Any:
+        """Decode and parse a body, a large one in a thread; None if that is for the SDK to do."""
+        content = answered.body
+        if "content-encoding" in answered.headers:
+            httpx = sys.modules[_package_of(type(self.request))]
+            try:
+                content = await decoded(httpx, answered.raw_headers, content, most)
+            except Exception:  # which the SDK will come to as well
+                return None
+        if len(content) <= LARGE_BYTES:
+            return answer_of(self.cast_to, content)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(None, answer_of, self.cast_to, content)
 
     def _changed_headers(self, retries: int) -> dict[str, str]:
         changed = {}

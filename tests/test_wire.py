@@ -330,9 +330,9 @@ def posts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
     post = Exchange.post
 
-    async def post_and_tell(self: Exchange, content: bytes, changed: Mapping[str, str]) -> Answered:
+    async def post_and_tell(self: Exchange, content: bytes, *args: Any) -> Answered:
         seen.append(len(content))
-        return await post(self, content, changed)
+        return await post(self, content, *args)
 
     monkeypatch.setattr(Exchange, "post", post_and_tell)
     return seen
