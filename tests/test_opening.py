@@ -7,6 +7,7 @@ import threading
 import time
 import types
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
@@ -193,3 +194,14 @@ def test_a_loop_that_dies_is_seen_while_the_window_is_not_open(
     outcomes = run(Batch(ask, range(2 * FIRST)))
     assert all(isinstance(each.error, LoopThreadDiedError) for each in outcomes[: FIRST - 1])
     assert [each.value for each in outcomes[FIRST:]] == [*range(FIRST, 2 * FIRST)]
+
+
+def test_a_window_opens_within_moments_where_no_answer_comes(
+    monkeypatch: pytest.MonkeyPatch, in_thread: Callable[..., Future[Any]]
+) -> None:
+    """Not in the slices in which a driver looks whether the loop's thread is alive."""
+    monkeypatch.setattr(batch_module, "SLICE_SECONDS", 600.0)
+    calls = Together(200)
+    batch: Batch[int, int] = Batch(calls.ask, range(200))
+    assert [outcome.result() for outcome in in_thread(batch.run).result(20)] == [*range(200)]
+    assert calls.most == 200

@@ -129,3 +129,21 @@ def test_an_item_is_tokenised_a_fraction_as_often_as_by_the_sync_engine(
     assert ours.keys() == sync.keys()
     assert set(ours.values()) == {1}
     assert ours.total() <= 0.4 * sync.total(), (ours.total(), sync.total())
+
+
+class Alike(str):
+    """A text that says to be equal to any other."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __hash__(self) -> int:
+        return hash("a text")
+
+
+def test_a_kind_of_text_of_its_own_is_not_taken_for_another(encoding: tiktoken.Encoding) -> None:
+    remembers = remembering(encoding)
+    assert remembers.encode(Alike("a text")) == encoding.encode("a text")
+    assert remembers.encode(Alike("another")) == encoding.encode("another")

@@ -34,13 +34,7 @@ MUTANTS = [
         "for item in reversed(self._begun):",
         "for item in [*self._begun]:",
         "an item that waits for its turn must not get it from one that is cancelled before it",
-        (
-            "test_batch.py",
-            "test_request.py",
-            "test_bridge.py",
-            "test_engine.py",
-            "test_cancellation.py",
-        ),
+        ("test_batch_ends.py",),
     ),
     Mutant(
         "B4-late-drops-answered",
@@ -52,7 +46,7 @@ MUTANTS = [
                 pass
             raise""",
         "what was answered before the deadline stays answered",
-        ("test_batch.py", "test_waits.py", "test_bad_input.py"),
+        ("test_batch_ends.py",),
     ),
     Mutant(
         "B5-arrivals-lost-wakeup",
@@ -63,15 +57,15 @@ MUTANTS = [
 """,
         "",
         "an item that arrived while nobody waited must not be left where it is",
-        ("test_batch.py", "test_opening.py"),
+        ("test_batch_ends.py",),
     ),
     Mutant(
-        "B6-stopped-clock-is-late",
+        "B6-cancelled-timer-is-late",
         "Batch._end_in_time",
-        "clock.outcome is not None and clock.outcome.error is None",
-        "clock.outcome is not None",
-        "a clock that is stopped, by a service that closes, has not run out",
-        ("test_batch.py", "test_bad_input.py"),
+        "timer.outcome is not None and timer.outcome.error is None",
+        "timer.outcome is not None",
+        "a timer that is cancelled, by a service that closes, has not run out",
+        ("test_batch_ends.py",),
     ),
     Mutant(
         "B8-window-off-by-one",
@@ -118,7 +112,7 @@ MUTANTS = [
         "return LOOK_SECONDS if is_held_back else SLICE_SECONDS",
         "return SLICE_SECONDS",
         "an open window is filled within milliseconds",
-        ("test_opening.py", "test_batch.py"),
+        ("test_opening.py",),
     ),
     Mutant(
         "B13-parent-not-set",
@@ -126,7 +120,7 @@ MUTANTS = [
         "    item.parent = greenlet.getcurrent()",
         "    pass #",
         "a coroutine may be resumed in another greenlet than the one that began the item",
-        ("test_batch.py", "test_opening.py", "test_engine.py"),
+        ("test_batch_ends.py",),
     ),
     Mutant(
         "B14-no-check-on-loop",
@@ -137,7 +131,7 @@ has_arrived = await _wait_on_loop(self.arrivals, self._slice_seconds())
                     self.arrivals.check()""",
         "await _wait_on_loop(self.arrivals, self._slice_seconds())",
         "a dead loop thread can tell nobody: the waiting coroutine has to look",
-        ("test_batch.py", "test_opening.py"),
+        ("test_batch_ends.py",),
     ),
     Mutant(
         "B15-unwound-may-call",
@@ -145,18 +139,29 @@ has_arrived = await _wait_on_loop(self.arrivals, self._slice_seconds())
         "        if self.batch.abandoned:",
         "        if False:",
         "an item that is being unwound gets no answer",
-        ("test_batch.py",),
+        ("test_batch_ends.py",),
     ),
     Mutant(
-        "B16-clock-not-cancelled",
+        "B16-timer-not-cancelled",
         "Batch.run",
         """\
-            if clock is not None:
-                clock.cancel()
+            if timer is not None:
+                timer.cancel()
 """,
         "",
-        "a clock that is left running keeps a task on the loop for the length of the deadline",
-        ("test_batch.py", "test_engine.py"),
+        "a timer that is left running keeps a task on the loop for the length of the deadline",
+        ("test_batch_ends.py",),
+    ),
+    Mutant(
+        "B18-timer-not-cancelled-on-a-loop",
+        "Batch.run_async",
+        """\
+            if timer is not None:
+                timer.cancel()
+""",
+        "",
+        "a timer that is left running keeps a task on the loop for the length of the deadline",
+        ("test_batch_ends.py",),
     ),
     Mutant(
         "B17-scope-order",
@@ -164,6 +169,6 @@ has_arrived = await _wait_on_loop(self.arrivals, self._slice_seconds())
         "for each in reversed(held):",
         "for each in held:",
         "a call that waits for its turn must not get it from one that is cancelled before it",
-        ("test_cancel_scope.py", "test_runner.py"),
+        ("test_batch_ends.py",),
     ),
 ]

@@ -17,7 +17,7 @@ MUTANTS = [
             call = self._submitted.popleft()
             self._is_woken = bool(self._submitted)""",
         "the flag must fall before the queue is read, or a call submitted in between is missed",
-        ("test_service.py", "test_batch.py", "test_bridge.py"),
+        equivalent="the flag falls before the last look at the queue, in this form as well",
     ),
     Mutant(
         "S2-submit-error-stays-woken",
@@ -27,7 +27,7 @@ MUTANTS = [
             if isinstance""",
         "            if isinstance",
         "after a wake-up that failed, the next call must wake the loop",
-        ("test_service.py", "test_batch.py", "test_fork_and_exit.py"),
+        ("test_service_ends.py",),
     ),
     Mutant(
         "S3-precancel-ignored",
@@ -45,7 +45,7 @@ MUTANTS = [
 """,
         "",
         "what was submitted just before the end must become a task, to be cancelled and answered",
-        ("test_service.py", "test_batch.py"),
+        equivalent="the later steps end such a call, too, with the same error",
     ),
     Mutant(
         "S5-finish-twice",
@@ -53,7 +53,7 @@ MUTANTS = [
         "            self._thread.pending.remove(self)  # which",
         "            self._thread.pending.discard(self)  # which",
         "the loop's thread and a waiter may both finish a call: only the first counts",
-        ("test_service.py", "test_batch.py", "test_fork_and_exit.py"),
+        ("test_service_ends.py",),
     ),
     Mutant(
         "S6-no-exit-check",
@@ -80,7 +80,7 @@ MUTANTS = [
     for""",
         "    for",
         "another thread may hold the lock at the fork, and does not exist in the child",
-        ("test_service.py", "test_fork_and_exit.py"),
+        ("test_service_ends.py",),
     ),
     Mutant(
         "S9-fork-collects-inherited",
@@ -90,7 +90,7 @@ MUTANTS = [
 """,
         "",
         "collecting the parent's loop in the child closes descriptors that the parent uses",
-        ("test_service.py", "test_fork_and_exit.py"),
+        equivalent="the frames of the lost loop thread hold it, and are never freed",
     ),
     Mutant(
         "S10-outcome-keeps-frame",
@@ -102,7 +102,7 @@ MUTANTS = [
             pass
 """,
         "a traceback holds the frame, and with it the outcome and all that it holds",
-        ("test_service.py", "test_batch.py", "test_runner.py"),
+        ("test_service_ends.py",),
     ),
     Mutant(
         "S11-explain-cancelled",
@@ -110,7 +110,7 @@ MUTANTS = [
         "and self.ended and not cancelled:",
         "and self.ended:",
         "a call that its caller cancelled was not lost with the thread",
-        ("test_service.py", "test_batch.py", "test_cancellation.py"),
+        ("test_service_ends.py",),
     ),
     Mutant(
         "S12-late-starter-left",
@@ -120,7 +120,7 @@ MUTANTS = [
 """,
         "",
         "a thread that starts after the time-out must not stay",
-        ("test_service.py",),
+        ("test_service_ends.py",),
     ),
     Mutant(
         "S13-close-fails-no-pending",
@@ -130,7 +130,7 @@ MUTANTS = [
         self._fail_pending()""",
         "        self._thread.join(4 * GRACE_SECONDS)",
         "callers that still wait when the service closes must be answered",
-        ("test_service.py",),
+        ("test_service_ends.py",),
     ),
     Mutant(
         "S14-main-thread-exiting",

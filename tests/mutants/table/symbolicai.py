@@ -27,7 +27,7 @@ MUTANTS = [
         "    if face is None or face._behind != behind:",
         "    if face is None:",
         "a resource that was replaced on the client counts from the next call on",
-        ("test_bridge.py", "test_cerebras.py", "test_engine.py", "test_wire.py"),
+        ("test_bridge_faces.py",),
     ),
     Mutant(
         "Br4-streaming-response-on-loop",
@@ -35,7 +35,7 @@ MUTANTS = [
         '"stream", "with_streaming_response"}',
         '"stream"}',
         "a streamed answer is read in the caller's thread, from a connection of the sync client",
-        ("test_bridge.py",),
+        ("test_bridge_faces.py",),
     ),
     Mutant(
         "Br5-async-page-out",
@@ -74,7 +74,7 @@ MUTANTS = [
         "if deadline is None and not is_item():",
         "if deadline is None:",
         "a batch within an item has the deadline of the outer call, not the engine's own",
-        ("test_engine.py", "test_lookup.py"),
+        ("test_engine_queries.py",),
     ),
     Mutant(
         "E2-attempt-timeout-engine",
@@ -98,7 +98,7 @@ MUTANTS = [
         "        if callback is None or is_item():",
         "        if callback is None:",
         "an item's thread is driving a batch and cannot wait for the scheduler",
-        ("test_engine.py",),
+        ("test_engine_queries.py",),
     ),
     Mutant(
         "E5-key-behind-cause",
@@ -114,7 +114,7 @@ MUTANTS = [
         "return self.deadline is None or is_item() or self._scheduler_callback() is not None",
         "return self.deadline is None or is_item()",
         "the engine's deadline holds for a scheduler's whole batch, not again for each query",
-        ("test_engine.py", "test_scheduler.py"),
+        ("test_engine_queries.py",),
     ),
     Mutant(
         "E7-query-left-on-argument",
@@ -128,7 +128,7 @@ MUTANTS = [
             pass
         outputs""",
         "an argument must not carry a query that has ended into the next batch",
-        ("test_engine.py", "test_batches.py", "test_scheduler.py", "test_differential.py"),
+        ("test_engine_queries.py",),
     ),
     Mutant(
         "E8-unsent-not-counted",
@@ -136,7 +136,7 @@ MUTANTS = [
         "            request.record.failed(error)  # if",
         "            pass  # if",
         "a call that never came to the loop has failed, and is counted",
-        ("test_engine.py", "test_request.py", "test_scheduler.py"),
+        ("test_engine_queries.py",),
     ),
     Mutant(
         "E9-thread-local-query-not-restored",
@@ -148,7 +148,7 @@ MUTANTS = [
             pass
 """,
         "a nested query must not take away the scheduler's hold on the outer one",
-        ("test_engine.py", "test_scheduler.py"),
+        ("test_engine_queries.py",),
     ),
     Mutant(
         "E10-reinstall-forgets-before",
@@ -170,7 +170,7 @@ MUTANTS = [
 """,
         "",
         "the sync engine's forward reads `openai.api_key` after an error",
-        ("test_engine.py", "test_providers.py", "test_cerebras.py"),
+        ("test_engine_queries.py",),
     ),
     Mutant(
         "E12-group-not-shared",
@@ -241,6 +241,6 @@ MUTANTS = [
         'if isinstance(value, DynamicEngine) and getattr(value, "_entered", False):',
         "if isinstance(value, DynamicEngine):",
         "a block that was left does not count",
-        ("test_lookup.py", "test_providers.py"),
+        ("test_engine_queries.py",),
     ),
 ]
