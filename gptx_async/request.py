@@ -268,8 +268,9 @@ class Request:
 
     async def _turn(self, line: _Line, ticket: Ticket) -> Permit:
         """Wait until the next attempt may go; the first may be called off meanwhile."""
+        patience = self._terms.patience
         if ticket.attempts:
-            return await ticket.admit(self._budget.patience_left)
+            return await ticket.admit(patience)
         refusal = self._group and self._group.refusals.get(self._key)
         if refusal:
             raise retry.copy_of(refusal)
@@ -277,7 +278,7 @@ class Request:
         assert task is not None
         line.unsent[self] = task
         try:
-            return await ticket.admit(self._budget.patience_left)
+            return await ticket.admit(patience)
         except asyncio.CancelledError:
             if self.ended_by is None or task.uncancel():  # its caller has cancelled it, too
                 raise

@@ -141,19 +141,6 @@ class ServerBucket(Bucket):
         super().__init__(rate, max(1.0, rate), now)
         self._told_by = -1
         self._most_seen = 0.0
-        self._taken_at = now
-
-    def delay(self, cost: float, now: float) -> float:
-        """Return the seconds until a request may be sent: a minute after the last at most.
-
-        What it told may be wrong, or for a day: who waits is to learn that from its refusal.
-        """
-        return max(0.0, min(super().delay(cost, now), self._taken_at + 60 - now))
-
-    def take(self, cost: float) -> None:
-        """Book a request that is sent now."""
-        super().take(cost)
-        self._taken_at = self._at
 
     def hear(
         self,

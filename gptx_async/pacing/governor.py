@@ -57,13 +57,17 @@ OUTAGE_PATIENCE = 60.0
 Retries were not meant to bridge an outage, so this is shorter than the patience with refusals.
 """
 
-UNSENT_PATIENCE = 10.0
-"""Seconds for which a ticket that was never sent waits at least, whatever its patience: it is to
-fail for what others were told only when that goes on.
+UNSENT_PATIENCE = 2.0
+"""Seconds for which a ticket that was never sent waits at least, whatever its patience: it fails
+for the refusals of others only if they go on.
 """
 
 MEMORY_OF_FAILURES = 600.0
 """Seconds for which a failure counts as news that a governor is kept for, though nobody uses it."""
+
+LONGEST_TRUST = 60.0
+"""Seconds without a request after which a limit is tested again that only the server's headers or
+refusals suggest: they may be wrong, or out of date."""
 
 LONGEST_PAUSE = 10.0
 """Seconds that a Retry-After may hold all: the ticket that was told waits the rest for itself.
@@ -157,6 +161,7 @@ class Ticket:
         self._faults = 0  # attempts that cost a retry
         self._arrived_at = math.inf
         self._patience = math.inf
+        self._is_test = False  # its next attempt goes out though the server suggests to wait
         self._turn: asyncio.Future[Permit | StarvedError] | None = None
 
     def __lt__(self, other: Ticket) -> bool:
@@ -167,10 +172,11 @@ class Ticket:
 
         Args:
             patience: The seconds, counted from the ticket's first `admit` or the first failure
-                since the last success, whichever is later, after which a further refusal, to
-                whomever, ends the waiting; `OUTAGE_PATIENCE` where it is no refusal, and at least
-                `UNSENT_PATIENCE` before the first attempt. It does not end by waiting for a limit
-                that is kept.
+                since the last success, whichever is later, after which a further refusal of any
+                ticket ends the wait; `OUTAGE_PATIENCE` for other failures, and at least
+                `UNSENT_PATIENCE` before the first attempt. The wait also ends when refusals have
+                kept the governor from admitting any ticket for so long. It does not end while
+                tickets only wait for a configured limit or for slow answers.
 
         Returns:
             The permit, to be given back by one of its methods.
@@ -218,8 +224,8 @@ class Permit:
             the server is back: that it is not says nothing of the call itself.
     """
 
-    __slots__ = ("_crowd", "_given_back", "_governor", "_number", "_sent_at", "_ticket", "_tokens",
-                 "_tokens_before", "is_probe")  # fmt: skip
+    __slots__ = ("_crowd", "_given_back", "_governor", "_is_test", "_number", "_sent_at", "_ticket",
+                 "_tokens", "_tokens_before", "is_probe")  # fmt: skip
 
     def __init__(
         self, governor: Governor, ticket: Ticket, tokens: float, now: float, is_probe: bool
@@ -232,6 +238,7 @@ class Permit:
         self._tokens = tokens
         self._tokens_before = governor._tokens_sent
         self._crowd = governor._crowd
+        self._is_test = ticket._is_test
         self._given_back = False
 
     def succeeded(self, headers: Mapping[str, str], tokens: int | None) -> None:
@@ -366,6 +373,10 @@ class Governor:
         self._failing_since: float | None = None  # the first failure since the last success
         self._failed_at = -math.inf
         self._swept_at = -math.inf
+        self._granted_at = -math.inf
+        self._blocked_since: float | None = None  # since when refusals alone let nothing through
+        self._patience = math.inf
+        self._watcher: asyncio.TimerHandle | None = None
         self._last_error: Exception | None = None
 
     @property
@@ -463,9 +474,10 @@ class Governor:
         if self._pacing_died:
             self._merge(now)
         self._check_size(ticket)
-        if self._is_starved(ticket) and self._last_error is not None:
+        if self._is_starved(ticket, now) and self._last_error is not None:
             raise StarvedError(self._last_error)
-        if self._waiting or self._held(now) or self._delay(ticket, now):
+        self._note_patience(ticket)
+        if self._waiting or self._until_test(self._held(now), now) or self._wait_of(ticket, now):
             return None
         return self._grant(ticket, now)
 
@@ -486,6 +498,7 @@ class Governor:
             self._fresh.append(ticket)
         self._waiting += 1
         self._pump(now)
+        self._watch(now)
 
     def _abandon(self, turn: asyncio.Future[Permit | StarvedError]) -> None:
         """Let a cancelled ticket go, and pass on the permit that it may have got meanwhile."""
@@ -500,12 +513,12 @@ class Governor:
         if self._pacing_died:
             self._merge(now)
         while self._waiting:
-            delay = self._held(now)
+            delay = self._until_test(self._held(now), now)
             if not delay:
                 ticket = self._next()
                 if ticket is None or ticket._turn is None:
                     return
-                delay = self._delay(ticket, now)
+                delay = self._wait_of(ticket, now)
                 if not delay:
                     self._waiting -= 1
                     ticket._turn.set_result(self._grant(ticket, now))
@@ -562,6 +575,7 @@ class Governor:
         return tokens if configured is None else min(tokens, configured.rate * LONGEST_DEBT)
 
     def _grant(self, ticket: Ticket, now: float) -> Permit:
+        self._granted_at, self._blocked_since = now, None
         if now - self._marks[1].at >= 1:
             mark = _Mark(now, self._sent, self._refused_in_all)
             self._marks = (self._marks[1] if self._sent else mark, mark)
@@ -594,11 +608,12 @@ class Governor:
     ) -> None:
         self._has_succeeded = True
         self._failures_in_row = 0
-        self._failing_since = None
+        self._failing_since = self._blocked_since = None
         if tokens is not None:
             self._settle(permit, tokens)
         if self._adaptive:
             self._hear(permit, headers, 1, now)
+            self._believe_test(permit, headers)
             self._speed_up(permit, now)
         self._pump(now)
 
@@ -673,7 +688,9 @@ class Governor:
         hold = self._hold
         if hold is None or permit._number < hold.number:
             self._refused_in_all += 1
-        if hold is None and self._learned is None and (rate := self.rate) is not None:
+        rate = self.rate
+        # The rate of a longer window than a minute, such as a day's, is no pace to begin with.
+        if hold is None and self._learned is None and rate and rate * LONGEST_TRUST >= 1:
             self._learned = LearnedRate(rate, now, ceiling=rate)
             self._list_buckets()
         unknown = self._learned is None
@@ -787,23 +804,102 @@ class Governor:
         self._last_error = error
 
     def _after_failure(self, now: float) -> None:
-        """Let those go whose patience is over, looking once a second, and admit others."""
-        if self._failing_since is not None and now - self._swept_at >= 1 and self._last_error:
+        """End the tickets whose patience is over, at most once a second, and admit others."""
+        if now - self._swept_at >= 1:
             self._swept_at = now
-            for ticket in [*self._again, *self._fresh]:
-                if ticket._waits and ticket._turn is not None and self._is_starved(ticket):
-                    self._waiting -= 1
-                    ticket._turn.set_result(StarvedError(self._last_error))
+            self._end_starved(now)
         self._pump(now)
+        self._watch(now)
 
-    def _is_starved(self, ticket: Ticket) -> bool:
-        """Tell whether a failure came as late as the ticket's patience after it began to wait."""
+    def _watch(self, now: float) -> None:
+        """Look at the patience of the tickets each second, for as long as there are failures."""
+        if self._watcher is None and self._waiting and self._failing_since is not None:
+            self._watcher = asyncio.get_running_loop().call_at(now + 1, self._look)
+
+    def _look(self) -> None:
+        self._watcher = None
+        now = asyncio.get_running_loop().time()
+        if not self._is_blocked(now):
+            self._blocked_since = None
+        elif self._blocked_since is None:
+            self._blocked_since = now
+        self._end_starved(now)
+        self._watch(now)
+
+    def _is_blocked(self, now: float) -> bool:
+        """Tell whether tickets wait, and refusals or the server's headers are the only reason."""
+        if not self._is_refusing or self._in_flight >= self._slots.allowed:
+            return False
+        ticket = self._next()
+        return ticket is not None and not self._configured_delay(ticket, now)
+
+    def _end_starved(self, now: float) -> None:
+        if self._last_error is None:
+            return
+        for ticket in [*self._again, *self._fresh]:
+            if ticket._waits and ticket._turn is not None and self._is_starved(ticket, now):
+                self._waiting -= 1
+                ticket._turn.set_result(StarvedError(self._last_error))
+
+    def _is_starved(self, ticket: Ticket, now: float) -> bool:
+        """Tell whether failures have held up the ticket for as long as its patience.
+
+        That is so when a failure came that late after the ticket; or, while refusals block the
+        queue, when all attempts were refused for as long, or none was admitted.
+        """
         if self._failing_since is None:
             return False
         patience = ticket._patience if self._is_refusing else OUTAGE_PATIENCE
         if not ticket.attempts:
             patience = max(patience, UNSENT_PATIENCE)
-        return self._failed_at - max(ticket._arrived_at, self._failing_since) >= patience
+        since = max(ticket._arrived_at, self._failing_since)
+        if self._failed_at - since >= patience:
+            return True
+        if self._blocked_since is None:
+            return False
+        return now - (max(since, self._blocked_since) if self._in_flight else since) >= patience
+
+    # A suspected limit is tested again.
+
+    def _note_patience(self, ticket: Ticket) -> None:
+        """Keep the shortest patience since the queue was last empty."""
+        is_only = not self._waiting
+        self._patience = ticket._patience if is_only else min(self._patience, ticket._patience)
+
+    def _until_test(self, delay: float, now: float) -> float:
+        """Shorten a delay that the server suggests, so that the next test is not late.
+
+        A test comes a minute after the last request at the latest. Where the server refuses
+        requests it comes within half of the tickets' patience, so that they learn by requests of
+        their own whether it still does.
+        """
+        if self._hold is not None and not self._hold.by_refusals:
+            return delay
+        seconds = LONGEST_TRUST
+        if self._is_refusing and self._failing_since is not None:
+            seconds = min(seconds, max(REFUSAL_SECONDS, self._patience / 2))
+        return max(0.0, min(delay, self._granted_at + seconds - now))
+
+    def _wait_of(self, ticket: Ticket, now: float) -> float:
+        """Return the seconds until slots and buckets admit a ticket, or it is due as a test."""
+        delay = self._delay(ticket, now)
+        ticket._is_test = 0 < delay < math.inf
+        if not ticket._is_test:
+            return delay
+        return max(self._configured_delay(ticket, now), self._until_test(delay, now))
+
+    def _believe_test(self, permit: Permit, headers: Mapping[str, str]) -> None:
+        """Forget the limits that an answered test contradicts, unless the server repeats them."""
+        if permit._is_test:
+            for kind in [*self._told]:
+                if read_told(headers, kind) is None:
+                    del self._told[kind]
+            self._list_buckets()
+
+    def _configured_delay(self, ticket: Ticket, now: float) -> float:
+        costs = {"requests": 1.0, "tokens": self._reserve(ticket)}
+        delays = (bucket.delay(costs[kind], now) for kind, bucket in self._configured.items())
+        return max(delays, default=0.0)
 
     def _tell(self, event: str, **fields: object) -> None:
         self._notify(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hostile import make_argument
+from looking import line_on
 
 from gptx_async import AsyncGPTXBatchEngine
 from gptx_async.errors import GPTXAsyncError
@@ -36,8 +37,6 @@ def governor_of(engine: AsyncGPTXBatchEngine) -> Any:
     """Return the governor that paces an engine's calls."""
 
     async def find(scope: Any) -> Any:
-        settings = engine.client.settings
-        key = (settings.base_url, settings.api_key, MODEL)
-        return scope.get(key, lambda: None, lambda _: None)
+        return line_on(scope, engine.client.settings, MODEL)
 
     return default_service().run(find).governor

@@ -7,8 +7,6 @@ wait of years.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import SimpleNamespace
 from typing import Any
 
 import openai
@@ -17,7 +15,7 @@ from asking import arguments, errors_of, governor_of, make_engine
 from hostile import completion
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from virtual_time import clock, simulate
+from virtual_time import clock, error_with, simulate
 
 from gptx_async import RateLimit, checks, retry
 from gptx_async.pacing.governor import Governor, Pacing
@@ -69,11 +67,6 @@ header_sets = st.fixed_dictionaries(
 )
 usages = st.none() | st.integers() | st.integers(2**20, 2**70)
 statuses = st.sampled_from([200, 200, 200, 408, 409, 429, 429, 500, 502, 503, 529])
-
-
-def error_with(status: int, headers: Mapping[str, str]) -> openai.APIStatusError:
-    response: Any = SimpleNamespace(request=None, status_code=status, headers=headers)
-    return openai.APIStatusError("refused", response=response, body=None)
 
 
 @given(

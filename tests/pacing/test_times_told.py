@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
-from types import SimpleNamespace
-from typing import Any
 
-import openai
 import pytest
 from asking import arguments, errors_of, make_engine
+from virtual_time import error_with
 
 from gptx_async.pacing.buckets import parse_duration
 from gptx_async.retry import told_seconds
@@ -20,8 +18,7 @@ EPOCHS = ["1764282000", "1764282000000", "1764282000s", "1764282000000ms"]
 
 
 def told(headers: Mapping[str, str]) -> float | None:
-    response: Any = SimpleNamespace(request=None, status_code=429, headers=headers)
-    return told_seconds(openai.APIStatusError("refused", response=response, body=None))
+    return told_seconds(error_with(429, headers))
 
 
 def date(**after: float) -> str:

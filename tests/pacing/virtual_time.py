@@ -1,13 +1,24 @@
-"""A loop whose clock stands still while something runs and jumps to the next timer otherwise."""
+"""A loop whose clock stands still while something runs and jumps to the next timer otherwise.
+
+And calls on it, through a governor and the real retries, without a network.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import selectors
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
-__all__ = ["clock", "settle_down", "simulate"]
+import openai
+
+from gptx_async import retry
+from gptx_async.pacing.governor import Governor, Pacing, StarvedError
+
+__all__ = ["call", "clock", "error_with", "settle_down", "simulate"]
+
+Headers = Mapping[str, str]
 
 T = TypeVar("T")
 
@@ -48,3 +59,53 @@ async def settle_down() -> None:
     """Let everything run that can run now."""
     for _ in range(5):
         await asyncio.sleep(0)
+
+
+def error_with(status: int, headers: Headers | None = None) -> openai.APIStatusError:
+    """Make the SDK's error for a response."""
+    response: Any = SimpleNamespace(request=None, status_code=status, headers=headers or {})
+    return openai.APIStatusError(f"status {status}", response=response, body=None)
+
+
+async def call(
+    governor: Governor,
+    pacing: Pacing,
+    send: Callable[[], Awaitable[Headers]],
+    *,
+    patience: float = 300.0,
+    max_retries: int = 2,
+) -> str:
+    """Make one call as a request does; return 'answered', 'starved' or 'failed'.
+
+    Args:
+        governor: Paces the call.
+        pacing: The engine's.
+        send: Makes one attempt: returns the headers of the answer, or raises the SDK's error.
+        patience: Seconds, as `rate_limit_patience`.
+        max_retries: As `client_max_retries`.
+    """
+    ticket = governor.ticket(pacing)
+    budget = retry.Budget(max_retries, patience, clock=clock)
+
+    async def attempt() -> str:
+        permit = await ticket.admit(patience)
+        try:
+            headers = await send()
+        except BaseException as error:
+            retry.settle(permit, error)
+            budget.is_free = permit.is_probe and retry.is_of_outage(error)
+            raise
+        permit.succeeded(headers, None)
+        return "answered"
+
+    try:
+        try:
+            return await attempt()
+        except openai.APIStatusError as error:
+            return await retry.run_again(attempt, error, budget, lambda _error, _seconds: None)
+    except StarvedError:
+        return "starved"
+    except openai.APIStatusError:
+        return "failed"
+    finally:
+        ticket.close()
