@@ -33,6 +33,7 @@ from .errors import (
     ServiceError,
     ServiceStartError,
 )
+from .loop.late_timeouts import defer_late_timeouts
 
 __all__ = ["Call", "LoopScope", "LoopService", "Outcome", "default_service", "loop_seconds"]
 
@@ -379,6 +380,7 @@ class _LoopThread:
             self._ready.set_exception(error)
             return
         clock.let_run(loop)
+        defer_late_timeouts(loop)
         try:
             loop.set_default_executor(self._executor)
             self._run_until_stopped(loop)
