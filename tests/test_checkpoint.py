@@ -345,7 +345,12 @@ def test_a_constant_that_has_changed_is_another_job(
 
 def test_an_attribute_that_is_no_plain_value_is_not_looked_at(path: Path) -> None:
     gptx_async.map(Summarise(5, secret=threading.Lock()), ["a"], checkpoint=path)
-    gptx_async.map(Summarise(5, secret=threading.Lock()), ["a"], checkpoint=path)
+    connection = sqlite3.connect(path)
+    connection.execute("UPDATE results SET value = ?", ('"from the file"',))
+    connection.commit()
+    connection.close()
+    values = gptx_async.map(Summarise(5, secret=threading.Lock()), ["a"], checkpoint=path)
+    assert values == ["from the file"]
 
 
 def test_a_source_that_has_changed_is_another_job(path: Path, tmp_path: Path) -> None:

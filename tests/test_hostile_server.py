@@ -12,7 +12,6 @@ import concurrent.futures
 import copy
 import gzip
 import json
-import os
 import socket
 import threading
 import time
@@ -116,14 +115,6 @@ CONNECTION_ERROR = (
 )
 
 
-def is_typed(outcome: Any) -> bool:
-    """Tell whether it is what `forward` makes of an error that the SDK itself raises."""
-    if outcome[:2] != ("raised", "ValueError"):
-        return False
-    came_from = getattr(openai, outcome[3], None)
-    return isinstance(came_from, type) and issubclass(came_from, openai.APIError)
-
-
 def ask_sync(subject: Subject) -> Any:
     """Ask the sync engine for a bad item, and let the server close what it wants to close."""
     outcome = subject.ask(subject.sync, "bad")
@@ -131,20 +122,25 @@ def ask_sync(subject: Subject) -> Any:
     return outcome
 
 
-def check_like_sync(subject: Subject, forgiven: Any = None) -> Any:
-    """Ask for a bad item in each way; return what it came to with ours, asked alone.
+def check_like_sync(
+    subject: Subject, differently: Any = None, check: Callable[[Any, Any], object] | None = None
+) -> Any:
+    """Ask for a bad item in each way; return the outcome of ours, asked alone.
 
-    The two parsers of HTTP do not forgive the same things. So a typed error may stand in the place
-    of what the sync engine does; and what is `forgiven`, the whole and true answer, in the place of
-    the sync engine's connection error.
+    Args:
+        subject: Both engines; the outcome is the same, one by one and in a batch.
+        differently: The outcome of ours where it is known to differ from the sync engine's.
+        check: Compares the sync engine's outcome with ours, in place of `==`.
     """
     expected = ask_sync(subject)
     alone = subject.ask(subject.engine, "bad")
     subject.server.settle()
-    forgives = alone == forgiven and expected == CONNECTION_ERROR
-    assert alone == expected or is_typed(alone) or forgives, (
-        f"{alone} is neither typed nor {expected}"
-    )
+    if check is not None:
+        check(expected, alone)
+    elif differently is not None:
+        assert alone == differently != expected
+    else:
+        assert alone == expected
     # The bad one last: of a damaged head it may not be known that it closes the connection.
     batch = subject.ask_batch("first", "second", "bad")
     subject.server.settle()
@@ -300,10 +296,22 @@ ANSWERS: dict[str, bytes] = {
 }
 
 
-@pytest.mark.parametrize("content", ANSWERS.values(), ids=ANSWERS.keys())
-def test_an_odd_answer_ends_as_with_the_sync_engine(subject: Subject, content: bytes) -> None:
-    subject.server.respond = sending(content)
-    check_like_sync(subject)
+DIFFERENTLY = {
+    "length too small": CONNECTION_ERROR,
+    "length of zero": CONNECTION_ERROR,
+    "version that is none": CONNECTION_ERROR,
+    "status 101": (
+        *("raised", "ValueError", "Error during generation. Caused by: Error code: 101"),
+        "APIStatusError",
+    ),
+}
+"""Answers that aiohttp's parser does not take as httpx's does. It is stricter in three of them."""
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_an_odd_answer_ends_as_with_the_sync_engine(subject: Subject, name: str) -> None:
+    subject.server.respond = sending(ANSWERS[name])
+    check_like_sync(subject, DIFFERENTLY.get(name))
 
 
 REGULAR = ["gzip", "chunks", "no length", "text/plain", "200 times Continue", "body of 8 MB"]
@@ -621,14 +629,30 @@ def test_a_damaged_body_ends_as_with_the_sync_engine(subject: Subject, body: byt
     assert check_like_sync(subject) == ask_sync(subject)
 
 
-@DRAWN
-@given(wire=WIRES)
-@example(wire=WHOLE.replace(b"close\r\n", b"close\x0c\n"))
-def test_a_damaged_head_ends_as_with_the_sync_engine_or_as_a_typed_error(
-    subject: Subject, wire: bytes
+def test_a_damaged_head_ends_as_with_the_sync_engine_or_rarely_by_one_of_the_two_parsers(
+    subject: Subject,
 ) -> None:
-    subject.server.respond = sending(wire)
-    check_like_sync(subject, forgiven=("returned", ["the answer"]))
+    """One of the parsers may see the connection broken where the other one makes an outcome."""
+    equal, refused = 0, []
+
+    def check(expected: Any, actual: Any) -> None:
+        nonlocal equal
+        if actual == expected:
+            equal += 1
+        else:
+            assert CONNECTION_ERROR in (expected, actual)
+            refused.append((expected, actual))
+
+    @DRAWN
+    @given(wire=WIRES)
+    @example(wire=WHOLE.replace(b"close\r\n", b"close\x0c\n"))
+    def damage(wire: bytes) -> None:
+        subject.server.respond = sending(wire)
+        check_like_sync(subject, check=check)
+
+    damage()
+    assert equal > 20
+    assert len(refused) <= equal / 10, refused
 
 
 def test_what_the_connection_error_came_from_is_the_sdks_own(subject: Subject) -> None:
@@ -648,8 +672,3 @@ def test_what_the_connection_error_came_from_is_the_sdks_own(subject: Subject) -
     expected, actual = given_to_it
     assert type(actual) is type(expected)
     assert type(actual.__cause__).__name__ == type(expected.__cause__).__name__
-
-
-def test_the_environments_proxy_is_not_what_was_tested() -> None:
-    """Else a proxy would have stood between."""
-    assert "127.0.0.1" in os.environ["NO_PROXY"]

@@ -132,6 +132,7 @@ def test_begins_no_batch_before_the_last_is_picked_up(
     let_it_pick_up.set()
     assert second_batch.wait(SECONDS)
     assert running.result(SECONDS) == items(4)
+    assert [len(batch) for batch in engine.batches] == [2, 2]
 
 
 def test_looks_the_engine_up_for_every_batch(

@@ -154,7 +154,7 @@ def test_a_batch_is_like_its_arguments_one_by_one(
 
 
 @pytest.mark.parametrize("subject", SUBJECTS)
-def test_each_engine_has_twenty_cases_and_more(subject: str) -> None:
+def test_each_engine_has_forty_cases_and_more(subject: str) -> None:
     assert len(names_of(subject)) >= 40
     for pattern in COMMON + PARTICULAR[subject]:
         assert any(fnmatchcase(name, pattern) for name in CASES), f"{pattern} is of no case"
