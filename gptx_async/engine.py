@@ -12,6 +12,7 @@ client that it calls is a stand-in, and the three ways a call can go from there 
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,9 +24,11 @@ from symai.backend.engines.neurosymbolic.engine_openai_gptX_chat import GPTXChat
 from symai.backend.settings import SYMAI_CONFIG
 from symai.functional import EngineRepository
 
+from .account import with_key_of_this_process, without_keys
 from .batch import WINDOW, Batch, is_item, place, wait_for
 from .bridge import StandInClient, tell_of_a_double
 from .client import ClientSettings
+from .error_keys import hide_key
 from .errors import (
     ConfigurationError,
     CostLimitError,
@@ -103,6 +106,8 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
         max_cost: US$ after which nothing more is sent by this engine: calls then fail with a
             `gptx_async.errors.CostLimitError`. What is in flight at that moment may exceed it.
         log_content: Whether log events hold prompts, answers and texts of errors.
+        pickle_key: Whether a pickle of the engine contains its API key. If not, the key is taken
+            from the configuration or the environment of the process that unpickles the engine.
 
     All but the first are attributes as well, and may be changed at any time, for the calls after
     it.
@@ -133,6 +138,7 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
         prices: Mapping[str, Sequence[float]] | None = None,
         max_cost: float | None = None,
         log_content: bool = False,
+        pickle_key: bool = False,
     ) -> None:
         check_engine(sync_engine)
         let_waits_give_way()
@@ -146,6 +152,7 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
         self.timeout = timeout
         self.rate_limit_patience = rate_limit_patience
         self.max_response_bytes = max_response_bytes
+        self.pickle_key = pickle_key
         self._callback: Callable[[Any], Any] | None = None
         self._thread_local = threading.local()
         _quiet_transport_loggers()
@@ -283,7 +290,7 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
                 return _transpose(await batch.run_async())
         batch = self._batch(self._forward, [argument], deadline, timeout)
         [outcome] = await batch.run_async()
-        return outcome.result()
+        return _without_key(outcome).result()
 
     def stats(self) -> Stats:
         """Return what became of this engine's calls, in numbers. Allowed in any thread.
@@ -376,7 +383,29 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
         return str(self._sync_engine)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what pickle keeps: all but the connections and the scheduler."""
+        """Return what pickle keeps: not the connections, the scheduler, nor by default the key."""
+        state = self._state()
+        return state if self.pickle_key else without_keys(state)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if "without_key" in state:
+            state = with_key_of_this_process(state)
+        sync_engine = state["class"].__new__(state["class"])
+        vars(sync_engine).update(state["attributes"])
+        settings: ClientSettings | None = state["settings"]
+        if settings is not None:
+            sync_engine.client = settings.build_sync()
+            # The sync engine's constructor sets it, and its forward looks at it after an error.
+            openai.api_key = openai.api_key or settings.api_key
+        AsyncBatchEngine.__init__(self, sync_engine, **state["options"])
+
+    def __copy__(self) -> Self:
+        return self._twin(self._state())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self._twin(copy.deepcopy(self._state(), memo))
+
+    def _state(self) -> dict[str, Any]:
         attributes = dict(vars(self._sync_engine))
         client = attributes.pop("client", None)
         return {
@@ -386,15 +415,10 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
             "options": {name: getattr(self, name) for name in _OPTIONS},
         }
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        sync_engine = state["class"].__new__(state["class"])
-        vars(sync_engine).update(state["attributes"])
-        settings: ClientSettings | None = state["settings"]
-        if settings is not None:
-            sync_engine.client = settings.build_sync()
-            # The sync engine's constructor sets it, and its forward looks at it after an error.
-            openai.api_key = openai.api_key or settings.api_key
-        AsyncBatchEngine.__init__(self, sync_engine, **state["options"])
+    def _twin(self, state: dict[str, Any]) -> Self:
+        twin = type(self).__new__(type(self))
+        twin.__setstate__(state)
+        return twin
 
     @property
     def _query(self) -> Callable[[Any], Answer]:
@@ -423,7 +447,7 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
         timeout: float | None,
     ) -> Answer:
         [outcome] = self._batch(ask, [argument], deadline, timeout).run()
-        return outcome.result()
+        return _without_key(outcome).result()
 
     def _batch(
         self,
@@ -789,8 +813,14 @@ def _answer(outcome: Outcome[Answer]) -> Answer:
     """Return an item's answer, or what stands in its place when it failed."""
     if outcome.error is None:
         return outcome.result()
-    _hide_key(outcome.error)
+    hide_key(outcome.error)
     return _failed(outcome.error)
+
+
+def _without_key(outcome: Outcome[Answer]) -> Outcome[Answer]:
+    if outcome.error is not None:
+        hide_key(outcome.error)
+    return outcome
 
 
 def _failed(error: BaseException) -> Answer:
@@ -800,30 +830,6 @@ def _failed(error: BaseException) -> Answer:
     except Exception:  # whatever a remedy or a handler may raise: its item has failed, no other
         text = f"{type(error).__name__}, whose text cannot be made"
     return [text], {"error": True, "raw_output": None, "exception": error}
-
-
-def _hide_key(error: BaseException) -> None:
-    """Take the key out of the requests that the SDK's errors hold: results are pickled and kept."""
-    left: list[BaseException | None] = [error]
-    seen: set[int] = set()
-    while left:
-        each = left.pop()
-        if each is None or id(each) in seen:
-            continue
-        seen.add(id(each))
-        left += [each.__cause__, each.__context__]
-        with contextlib.suppress(Exception):  # one that a remedy made by hand may lack anything
-            for request in _requests_of(each):
-                request.headers["authorization"] = "[secure]"
-
-
-def _requests_of(error: Any) -> list[Any]:
-    """Return the requests that an error of an SDK holds: OpenAI's, or one of its twins."""
-    if not isinstance(getattr(error, "message", None), str) or not hasattr(error, "body"):
-        return []
-    response = getattr(error, "response", None)
-    responses = [] if response is None else [response, *response.history]
-    return [error.request, *(response.request for response in responses)]
 
 
 def _transpose(

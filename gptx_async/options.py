@@ -34,6 +34,7 @@ class EngineOptions(TypedDict, total=False):
     prices: Mapping[str, Sequence[float]] | None
     max_cost: float | None
     log_content: bool
+    pickle_key: bool
 
 
 def checked(name: str, value: Any) -> Any:

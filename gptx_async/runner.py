@@ -30,6 +30,7 @@ from . import clock
 from .batch import holding
 from .checkpoint import Checkpoint, CheckpointCheck, check_name
 from .dataset import rows_of
+from .error_keys import hide_key
 from .errors import ConfigurationError, ItemStoppedError, MissingPackageError
 from .identity import identity_of
 from .progress import Progress
@@ -497,6 +498,7 @@ class _Consumer:
             raise self._error_of(arrival)
         assert arrival.index is not None
         assert arrival.error is not None
+        hide_key(arrival.error)  # results are pickled and kept
         failed = Failed(arrival.index, arrival.item, arrival.error)
         self._failed[arrival.index] = failed
         return self._plan.on_error(failed) if callable(self._plan.on_error) else failed

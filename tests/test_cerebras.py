@@ -132,6 +132,7 @@ def test_a_copy_of_the_client_asks_on_the_loop_too(engine: Any, fake_openai: Fak
 
 
 def test_engines_survive_pickling_and_copying(engine: Any, fake_openai: FakeOpenAI) -> None:
+    engine.pickle_key = True
     for twin in (pickle.loads(pickle.dumps(engine)), copy.deepcopy(engine)):
         assert isinstance(twin.client, StandInClient)
         assert twin.forward([argument("a")])[0] == [["answer to a"]]

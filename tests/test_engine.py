@@ -730,7 +730,7 @@ print(engine.forward([argument("unpickled")])[0], engine.seed)
     folder = os.path.dirname(__file__)
     child = run_python("-c", program, folder, str(tmp_path / "engine.pickle"))
     assert child.stdout.strip() == "[['answer to unpickled']] 11", child.stderr
-    assert fake_openai.requests[-1].headers["Authorization"] == f"Bearer {KEY}"
+    assert fake_openai.requests[-1].headers["Authorization"] == "Bearer sk-config"
 
 
 def test_a_copied_engine_has_a_client_of_its_own(engine: AsyncGPTXBatchEngine) -> None:

@@ -205,7 +205,7 @@ def test_an_engine_that_does_not_call_openai_is_refused_at_construction(build: A
 @pytest.mark.parametrize("model", SUPPORTED)
 def test_an_engine_survives_pickling(fake_openai: FakeOpenAI, model: str) -> None:
     fake_openai.reply = echo
-    engine = gptx_async.install(KEY, model)
+    engine = gptx_async.install(KEY, model, pickle_key=True)
     lead_to(fake_openai, engine)
     twin = pickle.loads(pickle.dumps(engine))
     EngineRepository.register("neurosymbolic", twin, allow_engine_override=True)
