@@ -164,6 +164,8 @@ class _Method:
         if post is None:
             args, kwargs = _made_plain(self._behind, args, kwargs)
         terms = stand_in._terms(kwargs)
+        if not terms.fast_path:
+            post = None
         try:
             request = Request(stand_in.settings, self._path, args, kwargs, terms, post)
             result = stand_in._dispatch(request)

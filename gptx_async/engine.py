@@ -99,6 +99,8 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
             fails with the error that the sync engine would have raised.
         max_response_bytes: How long the body of a response may be in bytes, decoded; None for no
             bound. What is larger fails with a `gptx_async.errors.ResponseTooLargeError`.
+        fast_path: Whether a plain chat call is sent by aiohttp itself. If not, the SDK sends every
+            call; that is the default when the environment variable GPTX_ASYNC_FAST_PATH is 0.
         adaptive: Whether what the server answers changes the pace: its rate limit headers, 429s,
             overload, outages. If not, only the two limits above hold.
         prices: US$ per million tokens in and out, by model: `{"gpt-4o-mini": (0.15, 0.60)}`; a
@@ -134,6 +136,7 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
         rate_limit: RateLimit | None = None,
         rate_limit_patience: float = PATIENCE,
         max_response_bytes: int | None = MAX_RESPONSE_BYTES,
+        fast_path: bool | None = None,
         adaptive: bool = True,
         prices: Mapping[str, Sequence[float]] | None = None,
         max_cost: float | None = None,
@@ -153,6 +156,7 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
         self.rate_limit_patience = rate_limit_patience
         self.max_response_bytes = max_response_bytes
         self.pickle_key = pickle_key
+        self.fast_path: bool = checked("fast_path", fast_path)
         self._callback: Callable[[Any], Any] | None = None
         self._thread_local = threading.local()
         _quiet_transport_loggers()
@@ -518,6 +522,7 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
             self._recorder,
             self._count_tokens(call),
             max_response_bytes=self.max_response_bytes,
+            fast_path=self.fast_path,
         )
 
     def _count_tokens(self, call: Mapping[str, Any]) -> int:
@@ -584,8 +589,8 @@ class AsyncGPTXBatchEngine(AsyncBatchEngine):
             timeout, a status 408, 409, 5xx); the SDK's 2 when not given. Not for 429, which has
             its `rate_limit_patience`.
         **options: As for `AsyncBatchEngine`: window, deadline, timeout, max_concurrency,
-            rate_limit, rate_limit_patience, max_response_bytes, adaptive, prices, max_cost,
-            log_content. `timeout`, for the whole of an attempt, takes the place of
+            rate_limit, rate_limit_patience, max_response_bytes, fast_path, adaptive, prices,
+            max_cost, log_content. `timeout`, for the whole of an attempt, takes the place of
             `client_timeout`.
 
     Raises:

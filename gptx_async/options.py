@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import operator
+import os
 import reprlib
 import threading
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,7 @@ class EngineOptions(TypedDict, total=False):
     rate_limit: RateLimit | None
     rate_limit_patience: float
     max_response_bytes: int | None
+    fast_path: bool | None
     adaptive: bool
     prices: Mapping[str, Sequence[float]] | None
     max_cost: float | None
@@ -38,13 +40,18 @@ class EngineOptions(TypedDict, total=False):
 
 
 def checked(name: str, value: Any) -> Any:
-    """Return an option of an engine or of a call as the number that it stands for.
+    """Return an option of an engine or of a call as the number or the switch that it stands for.
 
     An option that is not known here, or that other rooms check, is returned as it is.
 
     Raises:
-        ConfigurationError: It stands for no number, or for one that is too low.
+        ConfigurationError: It stands for no number, or for one that is too low; or a switch is
+            neither True nor False.
     """
+    if name == "fast_path" and value is None:
+        return os.environ.get("GPTX_ASYNC_FAST_PATH", "1").strip() != "0"
+    if name in _SWITCHES and not isinstance(value, bool):
+        raise ConfigurationError(f"{name} is {_shown(value)}, but has to be True or False.")
     if name not in _NUMBERS or (value is None and name not in _NEVER_NONE):
         return value
     if name == "client_timeout" and isinstance(value, openai.Timeout):
@@ -70,6 +77,8 @@ def _shown(value: Any) -> str:
     except Exception:
         return f"a {type(value).__name__}"
 
+
+_SWITCHES = frozenset({"fast_path", "pickle_key"})
 
 _SECONDS = ("a number of seconds above 0", False, None)
 

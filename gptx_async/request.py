@@ -59,6 +59,7 @@ class Terms:
         prompt_tokens: Tokens of the prompt, as far as known.
         idle_client_seconds: How long the client may be unused before it is closed.
         max_response_bytes: How long a response may be, decoded; None for no bound.
+        fast_path: Whether it may be sent past the SDK.
     """
 
     timeout: float | None = None
@@ -68,6 +69,7 @@ class Terms:
     prompt_tokens: int = 0
     idle_client_seconds: float = IDLE_CLIENT_SECONDS
     max_response_bytes: int | None = MAX_RESPONSE_BYTES
+    fast_path: bool = True
 
 
 class BatchGroup:
