@@ -37,6 +37,7 @@ __all__ = [
     "Cancellable",
     "Place",
     "Waitable",
+    "current_scope",
     "holding",
     "is_item",
     "place",
@@ -416,6 +417,15 @@ class CancelScope:
         self._lock = threading.RLock()
         self._held: dict[Cancellable, None] = {}  # in their order
         self._is_cancelled = False
+        self._shared: Any = None
+
+    def shared(self, build: Callable[[], T]) -> T:
+        """Return what the calls of the scope share, built by the first that asks for it."""
+        with self._lock:
+            if self._shared is None:
+                self._shared = build()
+            shared: T = self._shared
+            return shared
 
     def run(self, function: Callable[[A], T], argument: A) -> T:
         """Run a function in this thread; the calls that it makes here are the scope's.
@@ -466,17 +476,17 @@ class _InScope:
     """One function that runs in a scope."""
 
     def __init__(self, scope: CancelScope) -> None:
-        self._scope = scope
+        self.scope = scope
         self.was_refused = False
 
     def hold(self, cancellable: Cancellable) -> contextlib.AbstractContextManager[None]:
         return _Held(self, cancellable)
 
     def enter(self, cancellable: Cancellable) -> None:
-        self._check(goes_on=self._scope._add(cancellable))
+        self._check(goes_on=self.scope._add(cancellable))
 
     def leave(self, cancellable: Cancellable, *, failed: bool) -> None:
-        goes_on = self._scope._remove(cancellable)
+        goes_on = self.scope._remove(cancellable)
         if not failed:
             self._check(goes_on=goes_on)
 
@@ -505,6 +515,12 @@ def _run_cancelled() -> errors.RunCancelledError:
         "The run that this code is part of was stopped: its model calls are cancelled, and no more "
         "are made. Let this error pass."
     )
+
+
+def current_scope() -> CancelScope | None:
+    """Return the scope that this code runs in, if there is one."""
+    inside = _in_scope.get()
+    return None if inside is None else inside.scope
 
 
 def holding(cancellable: Cancellable) -> contextlib.AbstractContextManager[None]:

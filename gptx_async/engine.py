@@ -25,7 +25,7 @@ from symai.backend.settings import SYMAI_CONFIG
 from symai.functional import EngineRepository
 
 from .account import with_key_of_this_process, without_keys
-from .batch import WINDOW, Batch, is_item, place, wait_for
+from .batch import WINDOW, Batch, current_scope, is_item, place, wait_for
 from .bridge import StandInClient, tell_of_a_double
 from .client import ClientSettings
 from .error_keys import hide_key
@@ -48,6 +48,7 @@ from .options import EngineOptions, checked
 from .pacing.governor import Pacing
 from .pacing.rate_limit import RateLimit
 from .providers import build_engine, check_engine, client_options, engine_class_of
+from .refusals import Refusals
 from .request import BatchGroup, Request, Terms, estimate_tokens
 from .retry import PATIENCE
 from .service import Call, Outcome
@@ -797,7 +798,7 @@ def _told_how_to_go_on(engine_class: type[Any], model: str) -> Iterator[None]:
 
 
 def _send(request: Request) -> Any:
-    """Send a request and wait for it; within a batch, as one of that batch's."""
+    """Send a request and wait for it; within a batch or a run, as one of its requests."""
     _join_batch(request)
     return wait_for(Call(request))
 
@@ -806,6 +807,8 @@ def _join_batch(request: Request) -> None:
     here = place()
     if here is not None and here.batch.shared is not None:
         request.join(here.batch.shared, here.index)
+    elif (scope := current_scope()) is not None:  # of a run of `map`
+        request.share(scope.shared(Refusals))
 
 
 def _quiet_transport_loggers() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from .client import Client, ClientSettings
 from .direct import Post
 from .errors import CostLimitError
 from .pacing.governor import Governor, Pacing, Permit, StarvedError, Ticket
+from .refusals import Refusals
 from .telemetry import Recorder
 from .transport.body import MAX_RESPONSE_BYTES
 from .transport.client_cache import IDLE_CLIENT_SECONDS, ClientCache
@@ -73,7 +74,7 @@ class Terms:
 
 
 class BatchGroup:
-    """What the requests of one batch share: its id; and after a key was refused, the refusal.
+    """What the requests of one batch share: its id, and what is known of refused keys.
 
     Args:
         batch: The id that events name the batch by.
@@ -81,8 +82,7 @@ class BatchGroup:
 
     def __init__(self, batch: str) -> None:
         self.batch = batch
-        self.refusals: dict[_LineKey, Exception] = {}
-        """Of each line that refused, the error. Only for the loop's thread."""
+        self.refusals = Refusals()
 
 
 _LineKey = tuple[bytes, str | None]
@@ -137,12 +137,12 @@ class Request:
     __slots__ = (
         "_args",
         "_budget",
-        "_group",
         "_key",
         "_kwargs",
         "_last_error",
         "_path",
         "_post",
+        "_refusals",
         "_settings",
         "_terms",
         "ended_by",
@@ -167,7 +167,7 @@ class Request:
         self._args = args
         self._kwargs = kwargs
         self._terms = terms
-        self._group: BatchGroup | None = None
+        self._refusals: Refusals | None = None
         self._key: _LineKey = (settings.account, self.record.model)
         self._last_error: Exception | None = None
         self._budget = retry.Budget(settings.max_retries, terms.patience)
@@ -179,8 +179,12 @@ class Request:
             group: The batch's.
             index: Its item's place in the batch.
         """
-        self._group = group
+        self._refusals = group.refusals
         self.record.join(group.batch, index)
+
+    def share(self, refusals: Refusals) -> None:
+        """Make it one of a run that ends what is not sent yet when the key is refused."""
+        self._refusals = refusals
 
     async def __call__(self, scope: LoopScope) -> Any:
         """Send it, once; on the loop.
@@ -248,6 +252,7 @@ class Request:
         except BaseException:
             permit.release()
             raise
+        number = 0 if self._refusals is None else self._refusals.sent(self._key)
         try:
             with self.record.attached():
                 response, headers = await client.attempt(
@@ -262,8 +267,10 @@ class Request:
         except BaseException as error:
             retry.settle(permit, error)
             self._budget.is_free = permit.is_probe and retry.is_of_outage(error)
-            self._tell_group(line, error)
+            self._note_refusal(line, number, error)
             raise
+        if self._refusals is not None:
+            self._refusals.ended(self._key, number, answered=True)
         with retry.settling(permit):
             permit.succeeded(headers, telemetry.tokens_of(response))
         return response
@@ -273,7 +280,7 @@ class Request:
         patience = self._terms.patience
         if ticket.attempts:
             return await ticket.admit(patience)
-        refusal = self._group and self._group.refusals.get(self._key)
+        refusal = self._refusals and self._refusals.error_of(self._key)
         if refusal:
             raise retry.copy_of(refusal)
         task = asyncio.current_task()
@@ -298,14 +305,27 @@ class Request:
             recorder = self._terms.recorder
             line.end_unsent(lambda other: other._terms.recorder is recorder, error)
 
-    def _tell_group(self, line: _Line, error: BaseException) -> None:
-        """Let those of the batch that are not sent yet end with a refusal of the key."""
-        group = self._group
-        if group is None or not isinstance(error, Exception):
+    def _note_refusal(self, line: _Line, number: int, error: BaseException) -> None:
+        """End the unsent requests of the batch or run, if the error shows that the key is refused.
+
+        Args:
+            line: The line.
+            number: The attempt's, as `Refusals` counts them.
+            error: What the attempt raised.
+        """
+        refusals = self._refusals
+        if refusals is None:
             return
-        if retry.cause_of(error) is retry.Cause.REFUSAL and self._key not in group.refusals:
-            group.refusals[self._key] = error
-            line.end_unsent(lambda other: other._group is group, error)
+        cause, is_refused = retry.cause_of(error), False
+        if cause is retry.Cause.REFUSAL and isinstance(error, Exception):
+            is_refused = refusals.refused(self._key, number, error)
+        elif cause is retry.Cause.REJECTION and isinstance(error, Exception):
+            prompt = tuple(_texts([self._kwargs.get(name) for name in _PROMPTS]))
+            is_refused = refusals.rejected(self._key, number, prompt, error)
+        else:
+            refusals.ended(self._key, number, answered=False)
+        if is_refused and isinstance(error, Exception):
+            line.end_unsent(lambda other: other._refusals is refusals, error)
 
 
 def estimate_tokens(kwargs: Mapping[str, Any]) -> int:
@@ -313,18 +333,20 @@ def estimate_tokens(kwargs: Mapping[str, Any]) -> int:
 
     Pictures and files are not counted: their size says nothing of their tokens.
     """
-    characters = sum(_characters(kwargs[name]) for name in _PROMPTS if name in kwargs)
+    characters = sum(map(len, _texts([kwargs.get(name) for name in _PROMPTS])))
     return -(-characters // CHARACTERS_PER_TOKEN)
 
 
-def _characters(value: object) -> int:
+def _texts(value: object) -> Iterator[str]:
+    """Find the texts of a prompt."""
     if isinstance(value, str):
-        return len(value)
-    if isinstance(value, dict):
-        return _characters(value.get("content")) + _characters(value.get("text"))
-    if isinstance(value, list):
-        return sum(map(_characters, value))
-    return 0
+        yield value
+    elif isinstance(value, dict):
+        yield from _texts(value.get("content"))
+        yield from _texts(value.get("text"))
+    elif isinstance(value, list):
+        for each in value:
+            yield from _texts(each)
 
 
 def _most_tokens(kwargs: Mapping[str, Any]) -> int | None:

@@ -64,7 +64,8 @@ class Cause(enum.Enum):
 
     FAULT = "something went wrong: tried again, `max_retries` times"
     RATE_LIMIT = "too many requests: tried again for as long as the patience lasts"
-    REFUSAL = "the key is refused, or has no quota: so will be every other call with it"
+    REFUSAL = "the key is refused, or has no quota: every other call with it would be, too"
+    REJECTION = "the prompt is rejected, or perhaps the key: never tried again"
     FINAL = "the request is refused, or the failure is not one of a request: never tried again"
 
 
@@ -84,8 +85,10 @@ _TRIED_AGAIN = frozenset({Cause.FAULT, Cause.RATE_LIMIT})
 
 def _cause_of_status(error: openai.APIStatusError) -> Cause:
     status = error.status_code
-    if status in (401, 403) or (status == 429 and _is_out_of_quota(error)):
+    if status == 401 or (400 <= status < 500 and _concerns_key(error)):
         return Cause.REFUSAL
+    if status == 403:
+        return Cause.REJECTION
     should_retry = error.response.headers.get("x-should-retry")
     if should_retry == "false":
         return Cause.FINAL
@@ -96,8 +99,19 @@ def _cause_of_status(error: openai.APIStatusError) -> Cause:
     return Cause.FINAL if (told_seconds(error) or 0) > LONGEST_FAULT_TOLD else Cause.FAULT
 
 
-def _is_out_of_quota(error: openai.APIStatusError) -> bool:
-    return "insufficient_quota" in (error.code, error.type)
+_OF_THE_KEY = (
+    "access_terminated",
+    "account_deactivated",
+    "billing_hard_limit_reached",
+    "billing_not_active",
+    "insufficient_quota",
+    "invalid_api_key",
+)
+"""The codes and types of errors that concern a key or its account, whatever the status."""
+
+
+def _concerns_key(error: openai.APIStatusError) -> bool:
+    return error.code in _OF_THE_KEY or error.type in _OF_THE_KEY
 
 
 def told_seconds(error: BaseException) -> float | None:

@@ -210,7 +210,11 @@ def prepared(engine: AsyncGPTXBatchEngine, argument: Any) -> Any:
 class TestRefusals:
     @pytest.mark.parametrize(
         "fault",
-        [HTTPFault(401), HTTPFault(403), HTTPFault(429, code="insufficient_quota")],
+        [
+            HTTPFault(401),
+            HTTPFault(403, code="account_deactivated"),
+            HTTPFault(429, code="insufficient_quota"),
+        ],
         ids=["401", "403", "quota"],
     )
     def test_what_a_refused_batch_has_not_sent_fails_at_once_and_unsent(

@@ -41,7 +41,9 @@ def error_by(client: openai.OpenAI, server: FakeOpenAI, fault: Fault) -> Excepti
 CAUSES = [
     (HTTPFault(400), Cause.FINAL),
     (HTTPFault(401), Cause.REFUSAL),
-    (HTTPFault(403), Cause.REFUSAL),
+    (HTTPFault(403), Cause.REJECTION),
+    (HTTPFault(403, code="invalid_api_key"), Cause.REFUSAL),
+    (HTTPFault(400, code="invalid_api_key"), Cause.REFUSAL),
     (HTTPFault(404), Cause.FINAL),
     (HTTPFault(408), Cause.FAULT),
     (HTTPFault(409), Cause.FAULT),
