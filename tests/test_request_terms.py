@@ -12,6 +12,7 @@ from typing import Any
 
 import openai
 import pytest
+from looking import line_on
 from symai import Symbol
 from symai.core import Argument
 
@@ -200,7 +201,7 @@ class TestErrors:
         waiting, cancelled = call()
 
         async def refuse_while_it_is_cancelled(scope: LoopScope) -> None:
-            line: Any = scope.get((settings.base_url, KEY, MODEL), pytest.fail, pytest.fail)
+            line = line_on(scope, settings, MODEL)
             cancelled.cancel()
             is_meant = functools.partial(operator.is_, waiting)
             asyncio.get_running_loop().call_soon(line.end_unsent, is_meant, ValueError("refused"))

@@ -21,9 +21,9 @@ MUTANTS = [
     ),
     Mutant(
         "R3-naive-date-local",
-        "_until",
-        "        when = when.replace(tzinfo=UTC)",
-        "        when = when.astimezone()",
+        "_read_date",
+        "when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)",
+        "when.astimezone(UTC)",
         "a date without a zone is UTC (RFC 9110, 5.6.7)",
         ("test_retry_waits.py",),
     ),
@@ -132,8 +132,8 @@ MUTANTS = [
     Mutant(
         "Q5-n-ignored",
         "_most_tokens",
-        "return limit * (answers if isinstance(answers, int) and answers > 0 else 1)",
-        "return limit",
+        "most = limit * (answers if isinstance(answers, int) and answers > 0 else 1)",
+        "most = limit",
         "`n` answers use `n` times the tokens",
         ("test_request_terms.py::TestReservations",),
     ),

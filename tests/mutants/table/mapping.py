@@ -6,18 +6,21 @@ MUTANTS = [
     Mutant(
         "C1-digest-unchecked",
         "Checkpoint.find",
-        "        if row[0] != digest:",
-        "        if False:",
+        "if self._checks_items and row[0] != digest:",
+        "if False:",
         "an item that changed must not get the old item's answer",
-        ("test_checkpoint.py",),
+        ("test_checkpoint.py::test_an_item_that_differs_is_refused",),
     ),
     Mutant(
         "C2-failure-forgotten",
         "Checkpoint._write",
-        "            self._failure = error  # of",
-        "            pass  # of",
+        "            self._failure = error\n            raise",
+        "            raise",
         "after a failed write nothing more is kept, and the run says so",
-        ("test_checkpoint.py::test_nothing_is_kept_after_a_write_that_failed",),
+        (
+            "test_checkpoint.py::test_nothing_is_kept_after_a_write_that_failed",
+            "test_checkpoint_safety.py",
+        ),
     ),
     Mutant(
         "C3-new-parts-not-kept",
@@ -25,7 +28,7 @@ MUTANTS = [
         'self._connection.executemany("INSERT OR IGNORE INTO job VALUES (?, ?)", job.items())',
         "pass",
         "what becomes known of the job later must be compared from then on",
-        ("test_checkpoint.py", "test_cli_run.py"),
+        ("test_identity_digests.py",),
     ),
     Mutant(
         "C4-not-exclusive",
@@ -47,11 +50,11 @@ MUTANTS = [
     ),
     Mutant(
         "C6-unpickle-unchecked",
-        "_encode",
+        "encode",
         "    pickle.loads(file.getvalue())  # some",
         "    # some",
         "a value that cannot be read back is refused when it is kept",
-        ("test_checkpoint.py",),
+        ("test_checkpoint.py::test_a_value_that_cannot_be_kept_fails_its_item",),
     ),
     Mutant(
         "C7-wal-not-removed",
@@ -59,13 +62,13 @@ MUTANTS = [
         'for suffix in ("", "-wal", "-shm"):',
         'for suffix in ("",):',
         "a removed checkpoint leaves no files behind",
-        ("test_checkpoint.py", "test_cli_run.py"),
+        ("test_identity_digests.py",),
     ),
     Mutant(
         "C8-json-bool-keys",
         "_is_json",
-        "return all(type(name) is str and _is_json(each)",
-        "return all(_is_json(each)",
+        "type(name) is str and _is_json(each, symbols=symbols)",
+        "_is_json(each, symbols=symbols)",
         "JSON turns keys of a dictionary into strings",
         ("test_checkpoint.py::test_values_come_back_as_they_were",),
     ),
@@ -95,13 +98,14 @@ MUTANTS = [
     ),
     Mutant(
         "N2-stop-not-joined-before-tell",
-        "_consuming",
+        "_Consuming._stop",
         """\
-            consumer.run.join()  # first, for what ends now is done as well
-""",
+        with self._consumer.telling(error):  # afterwards, because what ends now is done as well
+            self._consumer.run.join()""",
         """\
+        with self._consumer.telling(error):
             pass
-""",
+        self._consumer.run.join()""",
         "what ends while a run is stopped is done as well",
         ("test_runner.py::test_what_ends_while_a_run_is_stopped_is_done_as_well",),
     ),
@@ -111,7 +115,7 @@ MUTANTS = [
         "return self.run.is_over and not self.run.arrived  # in this order",
         "return not self.run.arrived and self.run.is_over",
         "the last arrival must not be missed",
-        ("test_runner.py",),
+        ("test_run_ends.py",),
     ),
     Mutant(
         "N4-loop-not-given",
@@ -124,7 +128,7 @@ MUTANTS = [
                 consumer.accept()
 """,
         "the caller's loop goes on, however many items arrive",
-        ("test_runner.py",),
+        ("test_run_ends.py",),
     ),
     Mutant(
         "N5-stream-window-3",
@@ -136,17 +140,17 @@ MUTANTS = [
     ),
     Mutant(
         "N6-popleft-before-on-error",
-        "_Consumer.accept",
+        "_Consumer._accept",
         """\
-        failed = arrival.error is not None
-        self.values[arrival.index]""",
+        self.values[arrival.index] = self._value_in_place(arrival) if failed else arrival.value
+        self.run.arrived.popleft()  # only now: an interrupt in between loses nothing
+""",
         """\
-        failed = arrival.error is not None
         self.run.arrived.popleft()
-        self.run.arrived.appendleft(arrival)
-        self.values[arrival.index]""",
+        self.values[arrival.index] = self._value_in_place(arrival) if failed else arrival.value
+""",
         "an item whose `on_error` raises is still the one that arrived",
-        ("test_runner.py",),
+        ("test_runner.py::test_a_stop_iteration_of_an_expression_ends_no_stream",),
     ),
     Mutant(
         "N7-results-lack-arrived",
@@ -154,18 +158,18 @@ MUTANTS = [
         "return Results(arrived | self.values, self._failed.values(), labels)",
         "return Results(self.values, self._failed.values(), labels)",
         "the results of an error hold all that has arrived",
-        ("test_runner.py", "test_checkpoint.py"),
+        ("test_run_ends.py",),
     ),
     Mutant(
         "N8-cancelled-amap-no-cancel",
-        "_consuming_on_loop",
+        "_ConsumingOnLoop._stop",
         """\
-    except GeneratorExit:  # the coroutine is thrown away, and can wait for nothing
-        consumer.run.cancel()
-        raise""",
+        self._consumer.run.cancel()
+        if isinstance(error, GeneratorExit):""",
         """\
-    except GeneratorExit:  # the coroutine is thrown away, and can wait for nothing
-        raise""",
+        if not isinstance(error, GeneratorExit):
+            self._consumer.run.cancel()
+        if isinstance(error, GeneratorExit):""",
         "a coroutine that is thrown away still cancels its run",
         ("test_runner.py::test_an_async_consumer_that_stops_takes_back_what_is_in_flight",),
     ),
@@ -180,7 +184,7 @@ MUTANTS = [
             if kept is not None:
 """,
         "an item served from the checkpoint uses no worker",
-        ("test_checkpoint.py", "test_runner.py"),
+        ("test_run_ends.py",),
     ),
     Mutant(
         "K2-works-after-cancel",
@@ -188,19 +192,19 @@ MUTANTS = [
         "is not None and not self._is_cancelled:",
         "is not None:",
         "after a cancel no worker begins another item",
-        ("test_runner.py", "test_checkpoint.py"),
+        ("test_run_ends.py",),
     ),
     Mutant(
         "K3-asyncio-cancel-ends-run",
         "_try",
         """\
-    except (Exception, asyncio.CancelledError) as error:
+    except BaseException as error:
         return None, error""",
         """\
     except Exception as error:
         return None, error""",
         "an item may raise asyncio's CancelledError without ending the run",
-        ("test_runner.py",),
+        ("test_item_failures.py",),
     ),
     Mutant(
         "K4-cancel-leaves-workers",
@@ -225,7 +229,7 @@ MUTANTS = [
                 with self._idle_lock:
                     self._idle += 1""",
         "the count of idle workers decides whether another is started",
-        ("test_runner.py",),
+        ("test_run_ends.py",),
     ),
     Mutant(
         "K6-shared-context",
@@ -255,7 +259,7 @@ MUTANTS = [
 """,
         "",
         "the checkpoint is closed with the run",
-        ("test_runner.py", "test_checkpoint.py"),
+        ("test_run_ends.py",),
     ),
     Mutant(
         "K9-item-held",
@@ -273,7 +277,7 @@ MUTANTS = [
         'update(b"%s:%d:" % (kind.__name__.encode(), len(value)))',
         'update(b"list:%d:" % len(value))',
         "a list and a tuple of the same items are different arguments",
-        ("test_checkpoint.py",),
+        ("test_identity_digests.py",),
     ),
     Mutant(
         "I2-kwdefaults",
@@ -281,7 +285,7 @@ MUTANTS = [
         "[function.__defaults__, function.__kwdefaults__]",
         "[function.__defaults__]",
         "defaults of keyword-only parameters are part of a function",
-        ("test_checkpoint.py", "test_cli_run.py"),
+        ("test_identity_digests.py",),
     ),
     Mutant(
         "I3-lasting",
@@ -305,7 +309,7 @@ MUTANTS = [
         "            yield from _names_in(constant)",
         "            pass",
         "constants and names in nested functions are part of a function",
-        ("test_checkpoint.py",),
+        ("test_identity_digests.py",),
     ),
     Mutant(
         "I6-length-omitted",
@@ -313,7 +317,7 @@ MUTANTS = [
         'update(b"%s:%d:%s" % (kind.__name__.encode(), len(data), data))',
         'update(b"%s:%s" % (kind.__name__.encode(), data))',
         "without the length, one text could be taken for two",
-        ("test_checkpoint.py",),
+        ("test_identity_digests.py",),
     ),
     Mutant(
         "I7-no-model",
@@ -338,10 +342,10 @@ MUTANTS = [
     Mutant(
         "D2-part-left",
         "Sink.abandon",
-        "                self._part.unlink(missing_ok=True)",
+        "                self._part.remove()",
         "                pass",
         "an abandoned output leaves no .part file",
-        ("test_datafiles.py", "test_cli_run.py"),
+        ("test_datafiles.py",),
     ),
     Mutant(
         "D3-csv-newlines",
@@ -349,7 +353,7 @@ MUTANTS = [
         'newline="" if self._form == "csv" else None,',
         "newline=None,",
         "line ends within a quoted cell are part of it",
-        ("test_datafiles.py", "test_cli_run.py"),
+        ("test_datafiles.py",),
     ),
     Mutant(
         "D4-no-flush",

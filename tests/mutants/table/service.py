@@ -170,7 +170,7 @@ MUTANTS = [
     Mutant(
         "S17-executor-not-joined",
         "_LoopThread._end_executor",
-        "                thread.join(max(0.0, until - time.monotonic()))",
+        "                thread.join(max(0.0, until - clock.seconds()))",
         "                pass",
         "name look-ups that still run must not outlive the service",
         ("test_service.py",),

@@ -16,8 +16,8 @@ MUTANTS = [
     Mutant(
         "Br2-copy-loses-terms",
         "StandInClient._copy",
-        "        return StandInClient(client, self._dispatch, self._terms, self._on_call)",
-        "        return StandInClient(client, self._dispatch)",
+        "return StandInClient(client, self._dispatch, self._terms, self._on_call, self._settings)",
+        "return StandInClient(client, self._dispatch, settings=self._settings)",
         "a copied client, `with_options` in a remedy, makes its calls on the engine's terms",
         ("test_request_terms.py::TestCosts",),
     ),

@@ -5,8 +5,6 @@ The errors are those that the SDK raises for answers of a real server.
 
 from __future__ import annotations
 
-import asyncio
-import selectors
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -14,31 +12,11 @@ from email.utils import format_datetime
 
 import openai
 import pytest
+from virtual_time import clock, simulate
 
 from gptx_async import retry
 from gptx_async.retry import Budget, copy_of, told_seconds
 from gptx_async.testing import FakeOpenAI, Fault, HTTPFault, Reset, Stall
-
-
-class VirtualSelector(selectors.DefaultSelector):
-    """A selector that does not wait: it moves the clock to when the next timer is due."""
-
-    now = 1000.0
-
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        if timeout is None:
-            raise RuntimeError("Nothing will ever happen: something waits that nobody wakes.")
-        self.now += max(0.0, timeout)
-        return super().select(0)
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    def __init__(self) -> None:
-        self.virtual_selector = VirtualSelector()
-        super().__init__(self.virtual_selector)
-
-    def time(self) -> float:
-        return self.virtual_selector.now
 
 
 def retry_all(
@@ -51,7 +29,7 @@ def retry_all(
     waits: list[float] = []
 
     async def main() -> object:
-        budget = Budget(max_retries, patience, clock=asyncio.get_running_loop().time)
+        budget = Budget(max_retries, patience, clock=clock)
         prepare(budget)
         left = [*errors[1:]]
 
@@ -67,8 +45,7 @@ def retry_all(
         except Exception as error:
             return error
 
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        return runner.run(main()), waits
+    return simulate(main()), waits
 
 
 @pytest.fixture
