@@ -680,8 +680,11 @@ def _leave_on_loop(run: Run) -> None:
     """Wait for the threads if they are at their very ends, else let another thread do it."""
     if run.is_over:
         run.join()
-    else:
+        return
+    try:
         threading.Thread(target=run.join, name="gptx_async-map-end", daemon=True).start()
+    except RuntimeError:  # there can be no more threads
+        run.close()
 
 
 async def _collect_on_loop(plan: _Plan) -> Results:

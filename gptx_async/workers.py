@@ -14,6 +14,7 @@ import contextlib
 import contextvars
 import inspect
 import itertools
+import logging
 import queue
 import threading
 from collections import deque
@@ -31,6 +32,8 @@ from .kept_values import CheckpointValueError
 from .service import GRACE_SECONDS
 
 __all__ = ["Arrival", "Job", "Run", "builder_of"]
+
+logger = logging.getLogger(__name__)
 
 Function = Callable[[Any], Any]
 
@@ -221,9 +224,7 @@ class Run:
         """
         if self._window is not None:
             self._window.acquire()
-        self._free_workers.acquire()
-        if self._is_cancelled:
-            raise RunCancelledError("The run was stopped, by the one that it is part of.")
+        self._acquire_permit()
 
     def _give(self, index: int, item: Any) -> None:
         """Give an item to a worker, if its value is not in the checkpoint."""
@@ -239,17 +240,55 @@ class Run:
         self._tasks.put(_Task(index, item, digest))
 
     def _find_worker(self) -> None:
-        """Claim a worker that is idle, or start one: there are as many as were ever needed."""
-        with self._idle_lock:
-            if self._idle:
-                self._idle -= 1
-                return
+        """Claim a worker that is idle, or start one: there are as many as were ever needed.
+
+        Raises:
+            ConfigurationError: Not even one can be started.
+        """
+        if self._claim_idle():
+            return
         number = len(self._workers) + 1
         worker = threading.Thread(
             target=self._work, name=f"{self._name}-worker-{number}", daemon=True
         )
-        _start(worker)
-        self._workers.append(worker)
+        try:
+            _start(worker)
+        except ConfigurationError as error:
+            if not self._workers:
+                raise
+            self._go_on_with_the_workers_there_are(error)
+        else:
+            self._workers.append(worker)
+
+    def _claim_idle(self) -> bool:
+        with self._idle_lock:
+            if not self._idle:
+                return False
+            self._idle -= 1
+            return True
+
+    def _go_on_with_the_workers_there_are(self, error: ConfigurationError) -> None:
+        """Claim the first of the workers that becomes idle, and start no more from now on.
+
+        The permits of the workers that cannot be started are taken out of `_free_workers`. One of
+        them is the permit of the item that is waiting for a worker: in its place it gets that of
+        the worker.
+        """
+        logger.warning(
+            "Only %d of %d worker threads could be started (%s). The run goes on with these. This "
+            "is logged once for a run.",
+            len(self._workers),
+            self._job.workers,
+            error.__cause__,
+        )
+        for _ in range(self._job.workers - len(self._workers)):
+            self._acquire_permit()
+        self._claim_idle()
+
+    def _acquire_permit(self) -> None:
+        self._free_workers.acquire()
+        if self._is_cancelled:
+            raise RunCancelledError("The run was stopped, by the one that it is part of.")
 
     def _work(self) -> None:
         """Build the function and run it for one item after the other, in a worker's thread."""
@@ -339,7 +378,7 @@ def _try(
 def _start(thread: threading.Thread) -> None:
     try:
         thread.start()
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:
         raise ConfigurationError(
             f"The thread {thread.name} could not be started ({error}). Ask for fewer workers."
         ) from error

@@ -892,26 +892,6 @@ def test_to_pandas_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None
         gptx_async.map(double, [1]).to_pandas()
 
 
-def test_threads_that_run_out_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the system says it, which a test can't bring about for a few threads only."""
-    start = threading.Thread.start
-
-    def start_some(thread: threading.Thread) -> None:
-        if thread.name.endswith("worker-3"):
-            raise RuntimeError("can't start new thread")
-        start(thread)
-
-    monkeypatch.setattr(threading.Thread, "start", start_some)
-    gates = Gates()
-    gates.open(0)
-    with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(gptx_async.map, gates, range(9), workers=5)
-        gates.wait_until(begun=2)
-        gates.open(*range(9))
-        with pytest.raises(ConfigurationError, match="fewer workers"):
-            running.result(30)
-
-
 MEMORY = """
 import gc, itertools, sys
 import gptx_async
