@@ -26,6 +26,7 @@ from aiohttp.http import HttpProcessingError
 from multidict import CIMultiDict
 
 from .transport.body import check_length
+from .transport.connector import may_go_again, new_connection
 
 __all__ = ["MAX_HEADER_BYTES", "MOST_BYTES", "Answered", "Exchange", "is_known", "is_too_long"]
 
@@ -174,6 +175,19 @@ class Exchange:
         """
         head = self._head(changed) if changed else self._usual_head
         connection = await self._connect()
+        protocol: Any = connection.protocol
+        try:
+            return await self._post_on(connection, head, content, most)
+        except aiohttp.ClientConnectionError as error:
+            if not may_go_again(protocol, error):
+                raise
+        with new_connection():
+            connection = await self._connect()
+        return await self._post_on(connection, head, content, most)
+
+    async def _post_on(
+        self, connection: Any, head: bytes, content: bytes, most: int | None
+    ) -> Answered:
         protocol: Any = connection.protocol
         try:
             protocol.set_response_params(

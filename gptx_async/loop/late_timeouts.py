@@ -28,8 +28,9 @@ _OWN_PACKAGE = __name__.partition(".")[0]
 def defer_late_timeouts(loop: asyncio.AbstractEventLoop) -> None:
     """Let the sockets of a new loop come before the timeouts that it finds late.
 
-    Timeouts are the timers that call a method of another package's object: `asyncio.Timeout`,
-    aiohttp's protocol, a cancel scope of anyio. Sleeps, and the timers of the pacing, are on time.
+    Timeouts are the timers that call a method of another package: of `asyncio.Timeout`, of
+    aiohttp's protocol, of a cancel scope of anyio. Sleeps, and the timers of the pacing, are on
+    time.
 
     Args:
         loop: The loop, before it runs.
@@ -63,7 +64,9 @@ def defer_late_timeouts(loop: asyncio.AbstractEventLoop) -> None:
 def _is_timeout(callback: Callable[..., Any]) -> bool:
     if type(callback) is not types.MethodType:
         return False
-    return type(callback.__self__).__module__.partition(".")[0] != _OWN_PACKAGE
+    # The function's module, not that of the object's class: ours may inherit from aiohttp's.
+    module = getattr(callback.__func__, "__module__", None) or ""
+    return module.partition(".")[0] != _OWN_PACKAGE
 
 
 class _Timeout:

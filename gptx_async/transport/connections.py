@@ -16,6 +16,7 @@ import aiohttp
 import openai
 
 from ..exchange import MAX_HEADER_BYTES
+from .connector import Connector
 from .environment import Environment
 
 __all__ = ["Connections", "Handle", "httpx_of"]
@@ -138,17 +139,3 @@ def _build_session(transport: Any) -> aiohttp.ClientSession:
         max_field_size=MAX_HEADER_BYTES,
         max_headers=MAX_HEADER_BYTES,
     )
-
-
-class Connector(aiohttp.TCPConnector):
-    """A pool that gives out no connection on which something came that nobody asked for.
-
-    aiohttp would take it for the answer of the next request.
-    """
-
-    async def _get(self, *args: Any) -> Any:
-        while (connection := await super()._get(*args)) is not None:
-            if connection.protocol is not None and not connection.protocol.should_close:
-                return connection
-            connection.close()
-        return None

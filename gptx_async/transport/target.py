@@ -9,11 +9,13 @@ from __future__ import annotations
 import contextlib
 import socket
 import sys
-from typing import Any
+from typing import Any, Self
 
 import aiohttp
 import yarl
 from multidict import CIMultiDict
+
+from .connector import connection_noted, may_go_again, new_connection
 
 __all__ = ["SessionAsGiven", "add_credentials", "headers_of", "problem_of", "target_of"]
 
@@ -98,11 +100,24 @@ class SessionAsGiven:
     def __init__(self, session: aiohttp.ClientSession, request: Any) -> None:
         self._session = session
         self._request = request
+        self._options: dict[str, Any] = {}
 
-    def request(self, **options: Any) -> Any:
-        """Send the request, as `aiohttp.ClientSession.request` does."""
+    def request(self, **options: Any) -> Self:
+        """Prepare the request, as `aiohttp.ClientSession.request` does; it is sent when entered."""
         options["url"] = target = target_of(self._request.url)
         options["headers"] = headers = headers_of(self._request)
         if options.get("proxy") and target.scheme == "http":  # else they are for the tunnel alone
             headers.extend(options["proxy_headers"] or {})
-        return self._session.request(**options)
+        self._options = options
+        return self
+
+    async def __aenter__(self) -> aiohttp.ClientResponse:
+        with connection_noted() as noted:
+            try:
+                return await self._session.request(**self._options)
+            except aiohttp.ClientConnectionError as error:
+                can_be_repeated = isinstance(self._options["data"], (bytes, type(None)))
+                if not (can_be_repeated and noted and may_go_again(noted[-1], error)):
+                    raise
+        with new_connection():
+            return await self._session.request(**self._options)
