@@ -33,6 +33,7 @@ from typing import Any
 import pytest
 from loguru import logger
 from support import forked
+from support.unheard import UNHEARD
 
 from gptx_async.offline import provide_vocabularies
 
@@ -67,7 +68,7 @@ def _prepare_folder() -> None:
     _environment.setenv(forked.OWNER, str(os.getpid()))
     for name in [name for name in os.environ if name.startswith(("OPENAI_", "CEREBRAS_"))]:
         _environment.delenv(name)  # no test may reach a real API by accident
-    _environment.setenv("CEREBRAS_BASE_URL", "http://127.0.0.1:9")  # asked by a constructor already
+    _environment.setenv("CEREBRAS_BASE_URL", UNHEARD)  # asked by a constructor already
     _environment.setenv("SYMAI_WARNINGS", "0")
     _environment.setenv("NO_PROXY", "127.0.0.1,localhost")
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.unheard import UNHEARD
 
 from gptx_async.testing import FakeOpenAI
 from gptx_async.testing.bench import speed
@@ -146,7 +147,7 @@ def test_a_lost_answer_is_found(
 def test_a_measurement_that_fails_is_found(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    nobody = contextlib.nullcontext("http://127.0.0.1:1/v1")
+    nobody = contextlib.nullcontext(f"{UNHEARD}/v1")
     monkeypatch.setattr(speed, "running_server", lambda: nobody)
     assert main(["--quick", "--only", "1 in", "--calls", "2", "--rivals", "aiohttp"]) == 1
     assert "WRONG: aiohttp, 1 in flight: Traceback" in capsys.readouterr().out

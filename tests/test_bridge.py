@@ -22,13 +22,15 @@ from typing import Any
 import openai
 import pytest
 from looking import client_on, line_on
+from support.unheard import UNHEARD
 
+from gptx_async import errors
 from gptx_async.batch import Batch, wait_for
 from gptx_async.bridge import StandInClient
 from gptx_async.client import ClientSettings
 from gptx_async.errors import ServiceClosedError, UnsupportedClientError
 from gptx_async.pacing.governor import Pacing
-from gptx_async.request import Request
+from gptx_async.request import Request, Terms
 from gptx_async.service import Call, LoopScope, default_service
 from gptx_async.testing import FakeOpenAI, Reset, Stall
 
@@ -193,7 +195,7 @@ def test_a_timeout_is_a_timeout(stand_in: StandInClient, fake_openai: FakeOpenAI
 
 
 def test_no_server_is_a_connection_error(client: openai.OpenAI) -> None:
-    client.base_url = "http://127.0.0.1:9/v1"
+    client.base_url = f"{UNHEARD}/v1"
     with pytest.raises(openai.APIConnectionError) as caught:
         StandInClient(client, dispatch).chat.completions.create(**CHAT)
     assert type(caught.value) is openai.APIConnectionError
@@ -262,15 +264,24 @@ def test_no_more_requests_are_out_than_permits(
     assert fake_openai.max_in_flight == MAX_CONCURRENCY
 
 
+SECONDS = 3.0
+
+
 def test_waiting_for_a_permit_does_not_run_down_the_timeout(
-    stand_in: StandInClient, fake_openai: FakeOpenAI
+    client: openai.OpenAI, fake_openai: FakeOpenAI
 ) -> None:
-    """An answer takes 0.8 s and an attempt has 3 s, but the last waits for four others before."""
-    fake_openai.latency = 0.8
-    ask = stand_in.with_options(timeout=3.0).chat.completions.create
-    count = 5 * MAX_CONCURRENCY
-    outcomes = Batch(lambda _: ask(**CHAT), range(count), window=count).run()
-    assert [outcome.error for outcome in outcomes if outcome.error] == []
+    """The second is sent when the first's time, in which both would have had to end, is over."""
+    fake_openai.latency = lambda request: 3600.0 if b"the first" in request.raw else 0.0
+    terms = Terms(timeout=SECONDS, pacing=Pacing(1), patience=0)
+    stand_in = StandInClient(client, dispatch, lambda _kwargs: terms)
+
+    def ask(text: str) -> Any:
+        messages: Any = [{"role": "user", "content": text}]
+        return stand_in.chat.completions.create(model="gpt-4o-mini", messages=messages)
+
+    first, second = Batch(ask, ["the first", "the second"], window=2).run()
+    assert isinstance(first.error, errors.TimeoutError)
+    assert second.error is None
 
 
 def test_closing_the_service_closes_the_connections(

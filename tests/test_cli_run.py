@@ -21,6 +21,7 @@ import pytest
 from child import DEADLINE, Process, start_python
 from loguru import logger
 from pyarrow import parquet
+from support.unheard import UNHEARD
 
 import gptx_async
 from gptx_async import cli
@@ -295,7 +296,7 @@ def give(row):
         ((*ASK, *OUT, "--model", "gpt-9"), "symbolicai knows the model 'gpt-9'"),
         ((*ASK, *OUT, "--model", "claude-sonnet-4-5"), "is asked by symbolicai's ClaudeX"),
         (
-            (*ASK, *OUT, "--model", "groq:qwen/qwen3-32b", "--base-url", "http://127.0.0.1:1/v1"),
+            (*ASK, *OUT, "--model", "groq:qwen/qwen3-32b", "--base-url", f"{UNHEARD}/v1"),
             "always asks https://api.groq.com/openai/v1/. Leave --base-url out",
         ),
         ((*ASK, *OUT, "--max-cost", "1"), "--max-cost needs the prices"),
@@ -367,7 +368,7 @@ def test_key_model_and_base_url_are_those_given(
     run: Callable[..., int], folder: Path, monkeypatch: pytest.MonkeyPatch, fake_openai: FakeOpenAI
 ) -> None:
     base_url = fake_openai.base_url
-    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:1/v1")
+    monkeypatch.setenv("OPENAI_BASE_URL", f"{UNHEARD}/v1")
     monkeypatch.setenv("MY_KEY", "sk-mine")
     options = ("--model", "gpt-4o", "--api-key-env", "MY_KEY", "--base-url", base_url)
     assert run(*ASK, *OUT, *options) == 0

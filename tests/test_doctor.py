@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from child import run_python
+from support.unheard import UNHEARD
 
 from gptx_async import cli, doctor, exchange
 from gptx_async.doctor import engine_of
@@ -212,14 +213,14 @@ def test_an_engine_is_asked_where_it_would_ask(
     monkeypatch.setattr(doctor, "_base_url_of", lambda _engine_class, _model: elsewhere)
     models = {"object": "list", "data": [{"id": "qwen/qwen3-32b", "object": "model"}]}
     fake_openai.faults = lambda _request: HTTPFault(200, body=models)
-    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:1/v1")
+    monkeypatch.setenv("OPENAI_BASE_URL", f"{UNHEARD}/v1")
     assert status_of(examine("--model", "groq:qwen/qwen3-32b")) == {"retries": "warn"}
     assert "does not list qwen/qwen3" in examine("--model", "groq:qwen/qwen3")["base URL"]["text"]
     assert len(fake_openai.requests) == 2
-    checks = examine("--model", "groq:qwen/qwen3-32b", "--base-url", "http://127.0.0.1:1/v1")
+    checks = examine("--model", "groq:qwen/qwen3-32b", "--base-url", f"{UNHEARD}/v1")
     assert checks["base URL given"]["status"] == "fail"
     assert checks["base URL"]["status"] == "ok"
-    unheard = "http://127.0.0.1:1/v1"
+    unheard = f"{UNHEARD}/v1"
     monkeypatch.setattr(doctor, "_base_url_of", lambda _engine_class, _model: unheard)
     remedy = examine("--model", "groq:qwen/qwen3-32b")["base URL"]["remedy"]
     assert remedy == "Look at the network, proxies and certificates."
@@ -260,6 +261,20 @@ def test_the_base_url_may_have_other_models_only(examine: Examine, fake_openai: 
     assert "among its 1 models does not list gpt-4o-mini" in check["text"]
 
 
+@pytest.fixture
+def no_such_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No name is resolved: some resolvers answer every one, with the address of a page."""
+
+    def getaddrinfo(host: Any, *args: Any, **kwargs: Any) -> Any:
+        if str(host).endswith(".invalid"):
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return resolve(host, *args, **kwargs)
+
+    resolve = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+
+@pytest.mark.usefixtures("no_such_host")
 @pytest.mark.parametrize(
     ("url", "names"),
     [("nowhere", {"base URL": "fail"}), ("http://u:secret@nowhere.invalid/v1?x=secret", None)],
@@ -272,6 +287,7 @@ def test_a_base_url_that_is_none_or_leaks_is_told(
     assert "secret" not in json.dumps(checks)
 
 
+@pytest.mark.usefixtures("no_such_host")
 def test_proxies_are_told_without_their_passwords(
     examine: Examine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1013,7 +1013,7 @@ class TestQueue:
                 asyncio.create_task(governor.ticket(pacing).admit(60.0)) for _ in range(waiting)
             ]
             await settle_down()
-            began = time.perf_counter()
+            began = time.thread_time()
             rounds = 30
             for _ in range(rounds):
                 for permit in held:
@@ -1024,15 +1024,19 @@ class TestQueue:
                     asyncio.create_task(governor.ticket(pacing).admit(60.0)) for _ in range(64)
                 ]
                 await settle_down()
-            seconds = time.perf_counter() - began
+            seconds = time.thread_time() - began
             for task in queue:
                 task.cancel()
             await asyncio.gather(*queue, return_exceptions=True)
             assert (governor.waiting, governor.in_flight) == (0, 64)
             return seconds / (rounds * 64)
 
-        few = min(simulate(seconds_per_call(100)) for _ in range(3))
-        many = min(simulate(seconds_per_call(10_000)) for _ in range(3))
+        few = many = math.inf
+        for _ in range(10):  # the least of each, which a busy machine does not change
+            few = min(few, simulate(seconds_per_call(100)))
+            many = min(many, simulate(seconds_per_call(10_000)))
+            if many < 2 * few:
+                break
         assert many < 4 * few
 
 

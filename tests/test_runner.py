@@ -313,6 +313,7 @@ def test_an_error_is_raised_and_takes_back_what_is_in_flight(
     fake_openai.latency = latency
 
     def one_after_the_other() -> Iterator[str]:
+        """For eleven workers: that of 'done' has ended it when the eleven others are begun."""
         yield "done"
         fake_openai.wait_for(lambda server: len(server.answers) == 1)
         yield from (f"slow {i}" for i in range(10))
@@ -321,10 +322,10 @@ def test_an_error_is_raised_and_takes_back_what_is_in_flight(
 
     def run() -> None:
         if as_completed:
-            for _ in gptx_async.map(ask, one_after_the_other(), as_completed=True):
+            for _ in gptx_async.map(ask, one_after_the_other(), workers=11, as_completed=True):
                 pass
         else:
-            gptx_async.map(ask, one_after_the_other())
+            gptx_async.map(ask, one_after_the_other(), workers=11)
 
     with pytest.raises(ValueError, match="400") as raised:
         run()
@@ -589,7 +590,7 @@ def test_amap_gives_values_in_order_whatever_the_order_of_their_ends() -> None:
         running = pool.submit(asyncio.run, run())
         gates.wait_until(begun=32)  # sixteen items for each worker, while the first holds all up
         with pytest.raises(TimeoutError):
-            running.result(0)
+            running.result(0.5)  # time for a worker that went on to be seen to do so
         gates.open(0)
         assert running.result(30) == [*range(41)]
     assert early == []

@@ -10,6 +10,7 @@ from typing import Any
 
 import openai
 from aiohttp import web
+from support.unheard import UNHEARD
 from symai import Symbol
 
 from gptx_async.testing import (
@@ -150,7 +151,7 @@ def failure(world: World, fault: Fault) -> Any:
     return ask_twice(world)
 
 
-@case(environment={"OPENAI_BASE_URL": "http://127.0.0.1:1/v1"}, alone=True, silent=True)
+@case(environment={"OPENAI_BASE_URL": f"{UNHEARD}/v1"}, alone=True, silent=True)
 def failure_no_server(world: World) -> Any:
     return ask_twice(world)
 
@@ -209,6 +210,7 @@ ODD_ANSWERS: dict[str, Fault] = {
     {"a_cookie": Regular((("set-cookie", "__cf_bm=abc; Path=/"),))},
     "answer_with",
     options={"api_key": f"{KEY}-for-a-cookie"},
+    remembers=True,
 )
 @cases(ODD_ANSWERS)
 def answer(world: World, fault: Fault) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import logging
 import os
@@ -66,6 +67,8 @@ class Case:
         bypasses: Whether the requests are not queries of the registered engine, so that a
             scheduler does not get them.
         silent: Whether the case is meant to send no request.
+        remembers: Whether the engine's client is another after the case, as by a cookie, so that
+            the second run is to be compared with a second run.
     """
 
     function: Function
@@ -76,6 +79,7 @@ class Case:
     unordered: bool = False
     bypasses: bool = False
     silent: bool = False
+    remembers: bool = False
 
 
 @dataclass(frozen=True)
@@ -204,6 +208,14 @@ class Laboratory:
         self.server = server
         self.tmp_path = tmp_path
         self._engines: dict[Any, Any] = {}
+        self._expected: dict[tuple[int, Subject], Outcome] = {}
+
+    def expected(self, case: Case, subject: Subject = CHAT) -> Outcome:
+        """Run a case on the sync engine, once for all modes of the other one."""
+        key = id(case), subject
+        if case.remembers or key not in self._expected:
+            self._expected[key] = self.run_directly(case, "sync", subject)
+        return copy.deepcopy(self._expected[key])
 
     def run_directly(self, case: Case, engine_name: str, subject: Subject = CHAT) -> Outcome:
         """Run a case in this thread."""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,28 +35,35 @@ NAMES = sorted(CASES.keys() - EXCEPT.keys())
 @pytest.mark.parametrize("name", NAMES)
 def test_queried_directly(laboratory: Laboratory, name: str) -> None:
     case = CASES[name]
-    expected = laboratory.run_directly(case, "sync")
+    expected = laboratory.expected(case)
     actual = laboratory.run_directly(case, "async")
     assert bool(expected.requests) != case.silent
     assert [*differences(expected, actual)] == []
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if not CASES[name].silent])
 def test_through_a_scheduler(laboratory: Laboratory, name: str) -> None:
+    """Not where no request is sent: what a scheduler would change begins with a request."""
     case = CASES[name]
-    expected = laboratory.run_directly(case, "sync")
+    expected = laboratory.expected(case)
     actual = laboratory.run_by_scheduler(case)
     assert [*differences(expected, actual)] == []
 
 
-def test_all_cases_are_compared_in_both_modes(request: pytest.FixtureRequest) -> None:
-    assert len(CASES) >= 70
+def test_no_case_is_lost() -> None:
+    """Counted when this was written: 313, of which 26 send no request."""
+    assert len(NAMES) >= 310
+    assert sum(CASES[name].silent for name in NAMES) <= 30
+    modules = {path.stem for path in Path(__file__).parent.glob("cases_*.py")}
+    assert {_module_of(CASES[name]).rpartition(".")[2] for name in NAMES} == modules
     assert EXCEPT.keys() <= CASES.keys()
-    for test in (test_queried_directly, test_through_a_scheduler):
-        [mark] = test.pytestmark  # type: ignore[attr-defined] # set by the decorator
-        names, values = mark.args
-        assert names == "name"
-        assert {*values} | EXCEPT.keys() == CASES.keys()
+
+
+def _module_of(case: Case) -> str:
+    function: Any = case.function
+    if isinstance(function, functools.partial):
+        function = function.args[0]
+    return str(function.__module__)
 
 
 CALLING = Case(lambda world: ask_by_hand(world, {"temperature": 0.5, "return_metadata": True}))
