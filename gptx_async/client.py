@@ -16,7 +16,8 @@ import sys
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from http import HTTPStatus
+from typing import Any, NamedTuple, TypeVar, cast
 
 import aiohttp
 import openai
@@ -45,6 +46,7 @@ from .wire import PROBES, InHand, Machinery, Route, as_json, route_of, session_o
 __all__ = [
     "Client",
     "ClientSettings",
+    "Completed",
     "check_supported",
     "digest_of",
     "is_of_cerebras",
@@ -72,6 +74,7 @@ class _Attempt:
         most_bytes: How long the body of the answer may be, decoded; None for no bound.
         is_trial: Whether its request is only to be built, and shown.
         headers: Those of the answer, when it is there.
+        status: The status of the answer.
     """
 
     retries: int = 0
@@ -80,6 +83,21 @@ class _Attempt:
     most_bytes: int | None = None
     is_trial: bool = False
     headers: Mapping[str, str] = field(default_factory=dict)
+    status: int = HTTPStatus.OK
+
+
+class Completed(NamedTuple):
+    """What became of an attempt that was answered.
+
+    Attributes:
+        value: What the awaited method of the SDK returned.
+        headers: The headers of the answer.
+        status: Its HTTP status.
+    """
+
+    value: Any
+    headers: Mapping[str, str]
+    status: int
 
 
 _current: ContextVar[_Attempt] = ContextVar("_current")
@@ -272,7 +290,7 @@ class Client:
         retries: int,
         post: Post | None = None,
         most_bytes: int | None = MAX_RESPONSE_BYTES,
-    ) -> tuple[Any, Mapping[str, str]]:
+    ) -> Completed:
         """Make one attempt of a call of the SDK, on the loop that the client is of.
 
         Args:
@@ -283,9 +301,6 @@ class Client:
             retries: How many attempts were made before this one.
             post: The same call as a POST, where it is known: it is faster.
             most_bytes: How long the body of the answer may be, decoded; None for no bound.
-
-        Returns:
-            What the awaited method returns, and the headers of the answer.
 
         Raises:
             openai.OpenAIError: As the same method of the sync client would.
@@ -310,7 +325,7 @@ class Client:
         retries: int,
         post: Post | None,
         most_bytes: int | None,
-    ) -> tuple[Any, Mapping[str, str]]:
+    ) -> Completed:
         in_hand: InHand | None = None
         ends_at: float | None = None
         if post is not None:
@@ -321,7 +336,7 @@ class Client:
                 sending = route.send(content, retries, most_bytes)
                 sent = await (sending if ends_at is None else _in_time(sending, ends_at))
                 if not isinstance(sent, InHand):
-                    return sent
+                    return Completed(*sent, HTTPStatus.OK)
                 in_hand = sent
         current = _Attempt(retries, ends_at or _end_of(timeout), in_hand, most_bytes)
         _current.set(current)  # in the context of this call's own task
@@ -335,7 +350,7 @@ class Client:
         except openai.APITimeoutError as error:
             failed = _true_error(error, timeout)
         else:
-            return answer, current.headers
+            return Completed(answer, current.headers, current.status)
         raise failed  # out of the `except`, or the error that it corrects would be its context
 
     async def _route(self, post: Post, timeout: float | None) -> Route | None:  # noqa: ASYNC109
@@ -417,7 +432,7 @@ async def send_in_time(send: Callable[..., Awaitable[Any]], request: Any, **opti
             raise
         raise _httpx_error(type(request), "ReadTimeout", error) from error
     restore_headers(response)
-    current.headers = response.headers
+    current.headers, current.status = response.headers, response.status_code
     if response.is_closed and len(response.content) > LARGE_BYTES:
         await leave_loop()  # for what the SDK makes of it
     return response

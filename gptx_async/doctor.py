@@ -559,10 +559,10 @@ async def _models_of(subject: Subject) -> list[str]:
     clients = ClientCache()
     try:
         client = clients.take(settings, subject.timeout).resource
-        page, _ = await client.attempt(("models", "list"), (), {}, subject.timeout, retries=0)
+        listed = await client.attempt(("models", "list"), (), {}, subject.timeout, retries=0)
     finally:
         await clients.close()
-    return [model.id for model in page.data]
+    return [model.id for model in listed.value.data]
 
 
 def _check_status(subject: Subject, status: int) -> Check:

@@ -55,6 +55,7 @@ from .service import Call, Outcome
 from .telemetry import Recorder, Stats
 from .tokens import remembering
 from .transport.body import MAX_RESPONSE_BYTES
+from .transport.no_completion import note_of
 from .transport.sync_side import is_double
 from .waits import let_waits_give_way
 
@@ -102,6 +103,8 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
             bound. What is larger fails with a `gptx_async.errors.ResponseTooLargeError`.
         fast_path: Whether a plain chat call is sent by aiohttp itself. If not, the SDK sends every
             call; that is the default when the environment variable GPTX_ASYNC_FAST_PATH is 0.
+        retry_error_bodies: Whether a response of status 200 whose body reports a 429 or 5xx, as
+            OpenRouter's may, is retried like a response of that status.
         adaptive: Whether what the server answers changes the pace: its rate limit headers, 429s,
             overload, outages. If not, only the two limits above hold.
         prices: US$ per million tokens in and out, by model: `{"gpt-4o-mini": (0.15, 0.60)}`; a
@@ -138,6 +141,7 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
         rate_limit_patience: float = PATIENCE,
         max_response_bytes: int | None = MAX_RESPONSE_BYTES,
         fast_path: bool | None = None,
+        retry_error_bodies: bool = False,
         adaptive: bool = True,
         prices: Mapping[str, Sequence[float]] | None = None,
         max_cost: float | None = None,
@@ -158,6 +162,7 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
         self.max_response_bytes = max_response_bytes
         self.pickle_key = pickle_key
         self.fast_path: bool = checked("fast_path", fast_path)
+        self.retry_error_bodies = retry_error_bodies
         self._callback: Callable[[Any], Any] | None = None
         self._thread_local = threading.local()
         _quiet_transport_loggers()
@@ -246,15 +251,18 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
             return self._ask_limited(self._forward, argument, deadline, timeout)
         self._take_client()
         callback = self._scheduler_callback()
+        self._thread_local.note = None
         try:
             put_engine(argument)
             if callback is not None:
                 return self._forward_by_scheduler(argument, callback)
             answer: Answer = self._sync_engine.forward(argument)
-        except ValueError as error:
+        except Exception as error:
             # What the sync engine makes of a failed call; an error of our own stays itself.
-            if isinstance(error.__context__, _OF_OPTIONS):
+            if isinstance(error, ValueError) and isinstance(error.__context__, _OF_OPTIONS):
                 raise error.__context__ from None
+            if self._thread_local.note is not None:
+                error.add_note(self._thread_local.note)
             raise
         else:
             return answer
@@ -524,6 +532,7 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
             self._count_tokens(call),
             max_response_bytes=self.max_response_bytes,
             fast_path=self.fast_path,
+            retry_error_bodies=self.retry_error_bodies,
         )
 
     def _count_tokens(self, call: Mapping[str, Any]) -> int:
@@ -569,12 +578,16 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
             query = getattr(self._thread_local, "query", None)
         try:
             if query is None:
-                return _send(request)
-            self._thread_local.query = None  # a remedy's calls are not the scheduler's
-            return query.ask(request)
+                response = _send(request)
+            else:
+                self._thread_local.query = None  # a remedy's calls are not the scheduler's
+                response = query.ask(request)
         except BaseException as error:
             request.record.failed(error)  # if the loop has not told of it: it never came there
             raise
+        # For `forward` in this thread: it fails on what is no completion before another item runs.
+        self._thread_local.note = note_of(response, request.status)
+        return response
 
 
 class AsyncGPTXBatchEngine(AsyncBatchEngine):
@@ -590,9 +603,9 @@ class AsyncGPTXBatchEngine(AsyncBatchEngine):
             timeout, a status 408, 409, 5xx); the SDK's 2 when not given. Not for 429, which has
             its `rate_limit_patience`.
         **options: As for `AsyncBatchEngine`: window, deadline, timeout, max_concurrency,
-            rate_limit, rate_limit_patience, max_response_bytes, fast_path, adaptive, prices,
-            max_cost, log_content. `timeout`, for the whole of an attempt, takes the place of
-            `client_timeout`.
+            rate_limit, rate_limit_patience, max_response_bytes, fast_path,
+            retry_error_bodies, adaptive, prices, max_cost, log_content. `timeout`, for the whole
+            of an attempt, takes the place of `client_timeout`.
 
     Raises:
         ValueError: As `GPTXChatEngine` does, for a missing key or an unknown model.

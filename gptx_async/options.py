@@ -32,6 +32,7 @@ class EngineOptions(TypedDict, total=False):
     rate_limit_patience: float
     max_response_bytes: int | None
     fast_path: bool | None
+    retry_error_bodies: bool
     adaptive: bool
     prices: Mapping[str, Sequence[float]] | None
     max_cost: float | None
@@ -78,7 +79,7 @@ def _shown(value: Any) -> str:
         return f"a {type(value).__name__}"
 
 
-_SWITCHES = frozenset({"fast_path", "pickle_key"})
+_SWITCHES = frozenset({"fast_path", "pickle_key", "retry_error_bodies"})
 
 _SECONDS = ("a number of seconds above 0", False, None)
 

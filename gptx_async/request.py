@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import retry, telemetry
 from .checks import MOST_TOKENS
-from .client import Client, ClientSettings
+from .client import Client, ClientSettings, Completed
 from .direct import Post
 from .errors import CostLimitError
 from .pacing.governor import Governor, Pacing, Permit, StarvedError, Ticket
@@ -24,6 +24,7 @@ from .telemetry import Recorder
 from .transport.body import MAX_RESPONSE_BYTES
 from .transport.client_cache import IDLE_CLIENT_SECONDS, ClientCache
 from .transport.idle_cache import IdleCache
+from .transport.no_completion import error_in
 
 if TYPE_CHECKING:
     from .service import LoopScope
@@ -44,6 +45,9 @@ _PROMPTS = ("messages", "input", "prompt", "instructions")
 
 _ANSWER_LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 
+_RESPONSE = "_gptx_async_response"
+"""Under which name an error that stood in a response carries that response."""
+
 _DEFAULT_PACING = Pacing()
 _DEFAULT_RECORDER = Recorder()
 
@@ -61,6 +65,7 @@ class Terms:
         idle_client_seconds: How long the client may be unused before it is closed.
         max_response_bytes: How long a response may be, decoded; None for no bound.
         fast_path: Whether it may be sent past the SDK.
+        retry_error_bodies: Whether an error in the body of an answer of status 200 is one to retry.
     """
 
     timeout: float | None = None
@@ -71,6 +76,7 @@ class Terms:
     idle_client_seconds: float = IDLE_CLIENT_SECONDS
     max_response_bytes: int | None = MAX_RESPONSE_BYTES
     fast_path: bool = True
+    retry_error_bodies: bool = False
 
 
 class BatchGroup:
@@ -147,6 +153,7 @@ class Request:
         "_terms",
         "ended_by",
         "record",
+        "status",
     )
 
     def __init__(
@@ -161,6 +168,8 @@ class Request:
         self.record = terms.recorder.call(kwargs, path, base_url=settings.base_url)
         self.ended_by: Exception | None = None
         """Why it is ended before its first attempt, if it is."""
+        self.status = 0
+        """The HTTP status of the answer, when it is there."""
         self._settings = settings
         self._path = path
         self._post = post
@@ -209,8 +218,10 @@ class Request:
         try:
             response = await self._send(client.resource, line)
         except BaseException as error:
-            self.record.failed(error)
-            raise
+            if (in_place := vars(error).get(_RESPONSE)) is None:
+                self.record.failed(error)
+                raise
+            [response] = in_place  # as without `retry_error_bodies`
         finally:
             clients.give_back(client)
             lines.give_back(kept)
@@ -255,7 +266,7 @@ class Request:
         number = 0 if self._refusals is None else self._refusals.sent(self._key)
         try:
             with self.record.attached():
-                response, headers = await client.attempt(
+                completed = await client.attempt(
                     self._path,
                     self._args,
                     self._kwargs,
@@ -264,6 +275,7 @@ class Request:
                     self._post,
                     self._terms.max_response_bytes,
                 )
+            self._check_body(completed)
         except BaseException as error:
             retry.settle(permit, error)
             self._budget.is_free = permit.is_probe and retry.is_of_outage(error)
@@ -272,8 +284,19 @@ class Request:
         if self._refusals is not None:
             self._refusals.ended(self._key, number, answered=True)
         with retry.settling(permit):
-            permit.succeeded(headers, telemetry.tokens_of(response))
-        return response
+            permit.succeeded(completed.headers, telemetry.tokens_of(completed.value))
+        self.status = completed.status
+        return completed.value
+
+    def _check_body(self, completed: Completed) -> None:
+        """Raise the 429 or 5xx that stands in the body of an answer of status 200."""
+        if not self._terms.retry_error_bodies:
+            return
+        error = error_in(completed.value, completed.headers, self._settings.base_url)
+        if error is not None:
+            self.status = completed.status
+            vars(error)[_RESPONSE] = [completed.value]
+            raise error
 
     async def _turn(self, line: _Line, ticket: Ticket) -> Permit:
         """Wait until the next attempt may go; the first may be called off meanwhile."""
