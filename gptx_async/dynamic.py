@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Unpack
+from typing import Any, Unpack
 
 from symai.backend.engines.neurosymbolic import ENGINE_MAPPING
 from symai.components import DynamicEngine
 
-from .engine import AsyncBatchEngine
+from .engine import AsyncBatchEngine, retire_limits_of
 from .offline import provide_vocabularies
 from .options import EngineOptions
 from .providers import client_options, engine_class_of
@@ -38,6 +38,10 @@ class AsyncDynamicEngine(DynamicEngine):  # type: ignore[misc] # symbolicai ship
     def __enter__(self) -> AsyncBatchEngine:
         engine: AsyncBatchEngine = super().__enter__()
         return engine
+
+    def __exit__(self, *exception: Any) -> None:
+        super().__exit__(*exception)
+        retire_limits_of(self.engine_instance)
 
     def _create_engine_instance(self) -> AsyncBatchEngine:
         provide_vocabularies()

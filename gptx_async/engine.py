@@ -59,7 +59,13 @@ from .transport.no_completion import note_of
 from .transport.sync_side import is_double
 from .waits import let_waits_give_way
 
-__all__ = ["AsyncBatchEngine", "AsyncGPTXBatchEngine", "install", "uninstall"]
+__all__ = [
+    "AsyncBatchEngine",
+    "AsyncGPTXBatchEngine",
+    "install",
+    "retire_limits_of",
+    "uninstall",
+]
 
 Answer = tuple[list[Any], dict[str, Any]]
 """What an engine's forward returns for one argument: the outputs, and the metadata."""
@@ -368,7 +374,8 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
         value = checked(name, value)
         if name in _PACING:
             limits = {each: getattr(self._pacing, each) for each in _PACING}
-            self._pacing = Pacing(**limits | {name: value})
+            before, self._pacing = self._pacing, Pacing(**limits | {name: value})
+            before.retire(self._pacing)
             return
         if name in _COUNTING:
             setattr(self._recorder, name, value)
@@ -759,6 +766,7 @@ def install(
     if registered is not _installed.get("engine"):
         _installed["before"] = registered
     _installed["engine"] = engine
+    retire_limits_of(registered)
     EngineRepository.register(NEUROSYMBOLIC, engine, allow_engine_override=True)
     return engine
 
@@ -772,10 +780,17 @@ def uninstall() -> None:
     engines = EngineRepository()._engines
     if engine is None or engines.get(NEUROSYMBOLIC) is not engine:
         return
+    retire_limits_of(engine)
     if before is None:
         del engines[NEUROSYMBOLIC]
     else:
         EngineRepository.register(NEUROSYMBOLIC, before, allow_engine_override=True)
+
+
+def retire_limits_of(engine: object) -> None:
+    """Stop applying the limits of an engine, if it has any, until somebody calls it again."""
+    if isinstance(engine, AsyncBatchEngine):
+        engine._pacing.retire()
 
 
 def _account(api_key: str | None, model: str | None, asking: str) -> tuple[str, str]:

@@ -22,13 +22,14 @@ With no bad news nothing is held back but what `max_concurrency` and `RateLimit`
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 import math
 import random
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ..errors import ConfigurationError, RequestTooLargeError
@@ -115,6 +116,26 @@ class Pacing:
     max_concurrency: int = 256
     rate_limit: RateLimit | None = None
     adaptive: bool = True
+    _governors: list[weakref.ref[Governor]] = field(default_factory=list, init=False, repr=False)
+
+    def retire(self, successor: Pacing | None = None) -> None:
+        """Stop applying the limits, until the next call that has them. Allowed in any thread.
+
+        An engine that is no longer registered may live on for long: it is part of a reference
+        cycle, which after `gc.freeze()` is never collected.
+
+        Args:
+            successor: The limits to apply instead, also to the calls that wait.
+        """
+        for reference in [*self._governors]:
+            governor = reference()
+            if governor is not None:
+                with contextlib.suppress(RuntimeError):  # its loop is closed
+                    governor._loop.call_soon_threadsafe(governor._replace, self, successor)
+
+    def _count_for(self, governor: Governor) -> None:
+        alive = [reference for reference in self._governors if reference() is not None]
+        self._governors[:] = [*alive, weakref.ref(governor)]
 
     def __post_init__(self) -> None:
         value = self.max_concurrency
@@ -343,6 +364,7 @@ class Governor:
         self._rng = rng or random.Random()
         self._pacings: dict[int, weakref.ref[Pacing]] = {}
         self._pacing_died = False
+        self._loop: asyncio.AbstractEventLoop
         self._adaptive = True
 
         self._slots = Slots(Pacing.max_concurrency)
@@ -426,10 +448,10 @@ class Governor:
             prompt_tokens: What the engine counts.
             answer_tokens: The most that the answer may have; None where nothing limits it.
         """
-        known = self._pacings.get(id(pacing))
-        if known is None or known() is not pacing:
-            self._pacings[id(pacing)] = weakref.ref(pacing, self._note_death)
-            self._merge(asyncio.get_running_loop().time())
+        if not self._knows(pacing):
+            self._loop = asyncio.get_running_loop()
+            self._register(pacing)
+            self._merge(self._loop.time())
         self._open_tickets += 1
         return Ticket(self, pacing, prompt_tokens, answer_tokens)
 
@@ -437,6 +459,24 @@ class Governor:
 
     def _note_death(self, _reference: object) -> None:
         self._pacing_died = True  # no more: it may be any thread that collects garbage
+
+    def _knows(self, pacing: Pacing) -> bool:
+        known = self._pacings.get(id(pacing))
+        return known is not None and known() is pacing
+
+    def _register(self, pacing: Pacing) -> None:
+        self._pacings[id(pacing)] = weakref.ref(pacing, self._note_death)
+        pacing._count_for(self)
+
+    def _replace(self, pacing: Pacing, successor: Pacing | None) -> None:
+        if not self._knows(pacing):
+            return
+        del self._pacings[id(pacing)]
+        if successor is not None:
+            self._register(successor)
+        now = self._loop.time()
+        self._merge(now)
+        self._pump(now)
 
     def _merge(self, now: float) -> None:
         """Take the lowest figures of the pacings that are alive."""

@@ -1,0 +1,71 @@
+"""The limits of an engine that `install` or `uninstall` replaces leave the line at once."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from asking import KEY, MODEL, arguments, errors_of, governor_of, make_engine
+
+import gptx_async
+from gptx_async import AsyncBatchEngine, RateLimit
+from gptx_async.testing import FakeOpenAI
+
+SLOW = RateLimit(requests_per_minute=1)
+
+
+@pytest.fixture
+def no_collection(engine_repository: Any) -> Iterator[None]:
+    """Keep the collector from freeing the engine that is replaced, as `gc.freeze()` does."""
+    gc.disable()
+    gc.freeze()
+    yield
+    gptx_async.uninstall()
+    gc.unfreeze()
+    gc.enable()
+
+
+def limits_of(engine: AsyncBatchEngine) -> tuple[int, float | None]:
+    errors = errors_of(engine.forward(arguments(1)))
+    assert errors == [None]
+    governor = governor_of(engine)
+    return governor.limit, governor.rate
+
+
+@pytest.mark.usefixtures("fake_openai", "no_collection")
+class TestReplaced:
+    def test_by_install(self) -> None:
+        before = gptx_async.install(KEY, MODEL, max_concurrency=1, rate_limit=SLOW)
+        assert limits_of(before) == (1, 1 / 60)
+        engine = gptx_async.install(KEY, MODEL, max_concurrency=200)
+        assert limits_of(engine) == (200, None)
+
+    def test_by_uninstall(self) -> None:
+        other = make_engine(max_concurrency=100)
+        before = gptx_async.install(KEY, MODEL, max_concurrency=1, rate_limit=SLOW)
+        assert limits_of(before) == (1, 1 / 60)
+        gptx_async.uninstall()
+        assert limits_of(other) == (100, None)
+
+    def test_its_limits_return_with_its_next_call(self) -> None:
+        before = gptx_async.install(KEY, MODEL, max_concurrency=3)
+        limits_of(before)
+        engine = gptx_async.install(KEY, MODEL, max_concurrency=200)
+        assert limits_of(engine) == (200, None)
+        assert limits_of(before) == (3, None)
+
+    def test_by_the_end_of_a_dynamic_engine(self) -> None:
+        with gptx_async.dynamic_engine(MODEL, KEY, max_concurrency=2) as dynamic:
+            assert limits_of(dynamic) == (2, None)
+        assert limits_of(make_engine(max_concurrency=100)) == (100, None)
+
+    def test_what_waits_for_the_old_limit_goes_on(
+        self, fake_openai: FakeOpenAI, in_thread: Any
+    ) -> None:
+        before = gptx_async.install(KEY, MODEL, rate_limit=SLOW)
+        waiting = in_thread(before.forward, arguments(30))
+        fake_openai.wait_for(lambda server: len(server.requests) == 1)
+        before.rate_limit = None
+        assert errors_of(waiting.result(30)) == [None] * 30
