@@ -440,9 +440,14 @@ def _check_output(options: RunOptions) -> None:
     output = Path(options.output)
     if options.input != PIPE and output.exists() and output.samefile(options.input):
         raise ConfigurationError("--input and --output are one file. Give another --output.")
-    if output.is_dir() or not Path(os.path.realpath(output)).parent.is_dir():
+    parent = Path(os.path.realpath(output)).parent
+    if output.is_dir() or not parent.is_dir():
         raise DataFileError(
             f"{output} can't be written: it is a folder, or in one that is not there."
+        )
+    if (output.is_file() or not output.exists()) and not os.access(parent, os.W_OK):
+        raise DataFileError(
+            f"{output} can't be written: its folder is read-only. Give another --output."
         )
     if output.is_file() and not (options.resume or options.overwrite):
         raise ConfigurationError(
