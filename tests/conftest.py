@@ -10,7 +10,9 @@ How to write a test that fits in:
 - `@pytest.mark.serial` for a test that measures memory or pace: `scripts/test` runs it alone, after
   the rest. `@pytest.mark.long` for one that takes minutes: only `scripts/test --long` runs it.
   `@pytest.mark.slow` for one that the edit loop can do without: `scripts/test --quick` leaves it
-  out.
+  out. `@pytest.mark.linux` for one that needs what only Linux has, as /proc.
+- Skip nothing: `scripts/test` fails when a test is skipped.
+- Leave out `max_examples` where hypothesis's default would do: `scripts/test --long` has more.
 - Start child processes by `child.run_child` or `child.start_python`: they fork a process that has
   symbolicai imported. A test of the import, the configuration, the start or the hash seed of a
   process asks for a new one (`fresh=True`; with `strict=True` it always is). The deadline of
@@ -30,6 +32,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from loguru import logger
 from support import forked
@@ -37,7 +40,11 @@ from support.unheard import UNHEARD
 
 from gptx_async.offline import provide_vocabularies
 
-pytest_plugins = ["secrets_scan"]
+pytest_plugins = ["secrets_scan", "support.skips"]
+
+hypothesis.settings.register_profile("push", max_examples=40)
+hypothesis.settings.register_profile("long", max_examples=400)
+hypothesis.settings.load_profile("push")  # before the tests' modules make settings of their own
 
 SYMAI_CONFIG = {
     "NEUROSYMBOLIC_ENGINE_API_KEY": "sk-config",

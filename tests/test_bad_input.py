@@ -40,7 +40,6 @@ DEADLINE = 20.0
 """Seconds within which each way to ask ends: else it hangs."""
 
 DRAWN = settings(
-    max_examples=100,
     deadline=None,
     derandomize=True,
     database=None,

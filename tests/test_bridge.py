@@ -415,6 +415,7 @@ def answer_bytes(content: str) -> bytes:
     return f"{head}\r\n{body}".encode()
 
 
+@pytest.mark.linux
 def test_an_answer_that_nobody_asked_for_is_not_that_of_the_next_request() -> None:
     """It lies on a connection that is kept; aiohttp takes it for what the next request gets."""
     with contextlib.ExitStack() as stack:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from child import DEADLINE, run_child, run_python, start_python, without_slow_callbacks
-from support.forked import IS_AVAILABLE
 
 pytestmark = pytest.mark.parametrize("fresh", [False, True], ids=["forked", "new"])
 
@@ -127,7 +126,7 @@ def test_its_errors_may_go_to_its_output(fresh: bool) -> None:
         assert process.communicate(timeout=DEADLINE)[0] == "err\nout\n"
 
 
-@pytest.mark.skipif(not IS_AVAILABLE, reason="needs pidfd_open")
+@pytest.mark.linux
 def test_symbolicai_is_there_and_the_package_is_not_yet(fresh: bool) -> None:
     program = "import sys; print('symai' in sys.modules, 'gptx_async' in sys.modules)"
     assert run_child(program, strict=False, fresh=fresh).stdout == f"{not fresh} False\n"

@@ -275,6 +275,7 @@ def test_a_link_and_a_device_stay_what_they_are(tmp_path: Path) -> None:
     assert Path("/dev/null").is_char_device()
 
 
+@pytest.mark.linux
 def test_a_full_disk_is_told() -> None:
     with pytest.raises(DataFileError, match=r"/dev/full can't be written \(No space left"):
         write(Path("/dev/full"), "jsonl", [{"a": 1}])

@@ -244,6 +244,7 @@ print(ask())
     assert lines == ["finaliser: answer to text", "answer to text"], errors
 
 
+@pytest.mark.linux
 def test_closing_and_starting_again_leaves_no_thread_and_no_descriptor() -> None:
     lines, _, _ = run("""
 def cycle():

@@ -614,7 +614,6 @@ WIRES = st.one_of(
 """Whole answers that are damaged, mostly in the head."""
 
 DRAWN = settings(
-    max_examples=100,
     deadline=None,
     derandomize=True,
     database=None,

@@ -919,6 +919,7 @@ print(sizes[1] - sizes[0], sizes[2] - sizes[1])
 """
 
 
+@pytest.mark.linux
 @pytest.mark.serial
 def test_memory_is_flat_over_many_items() -> None:
     """A kept value is near 1 KB: of 200,000 the last 100,000 would be 90 MB."""

@@ -290,6 +290,7 @@ def test_close_is_bounded_though_a_task_ignores_cancellation() -> None:
     assert completed.returncode == 0
 
 
+@pytest.mark.linux
 def test_start_and_close_leave_no_thread_and_no_descriptor() -> None:
     """See dask#4072: descriptors leak per start and stop."""
 

@@ -319,7 +319,6 @@ def test_shows_a_table_for_people() -> None:
     assert "US$ 0.7500, without 1 unpriced calls" in table
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_counts_anew_in_the_child_when_forked_while_counting() -> None:
     child = run_child("""
         import os

@@ -705,6 +705,7 @@ def test_closes_at_once_with_requests_in_flight(in_thread: InThread, held: bool)
         server.release()
 
 
+@pytest.mark.linux
 def test_leaves_no_threads_or_descriptors() -> None:
     def descriptors() -> int:
         gc.collect()
