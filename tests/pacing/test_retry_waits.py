@@ -92,6 +92,12 @@ def test_patience_ends_though_each_429_is_followed_by_another(
     assert sum(waits) <= 60
 
 
+def test_waits_stay_bounded_however_many_there_were(fail: Callable[[Fault], Exception]) -> None:
+    outcome, waits = retry_all([fail(HTTPFault(429))] * 1200, max_retries=0, patience=1e6)
+    assert outcome == "answer"
+    assert max(waits) <= 10.0
+
+
 def test_an_attempt_that_is_free_costs_no_retry(fail: Callable[[Fault], Exception]) -> None:
     fault = fail(HTTPFault(500))
 

@@ -26,7 +26,9 @@ MUTANTS = [
         pass
 """,
         "the collector may not track this dictionary, which would keep the batch alive",
-        ("test_batch.py",),
+        (
+            "test_batch.py::test_a_batch_that_is_unwound_is_freed_though_the_collector_ran_meanwhile",
+        ),
     ),
     Mutant(
         "B3-cancel-first-first",
@@ -86,7 +88,7 @@ MUTANTS = [
             self._held[cancellable] = None
             return True""",
         "a cancelled scope takes no more calls, or they would run to their end",
-        ("test_cancel_scope.py",),
+        ("test_cancel_scope.py::test_a_cancelled_scope_takes_its_calls_back_and_refuses_more",),
     ),
     Mutant(
         "B10-hold-exit-unchecked",
@@ -105,7 +107,7 @@ MUTANTS = [
         "        if inside.was_refused:",
         "        if False:",
         "code that swallowed the refusal has not done what it was asked for",
-        ("test_cancel_scope.py", "test_checkpoint.py", "test_runner.py"),
+        ("test_checkpoint.py::test_what_is_made_of_a_cancelled_call_is_not_kept",),
     ),
     Mutant(
         "B12-slice-never-short",
@@ -171,5 +173,28 @@ has_arrived = await _wait_on_loop(self.arrivals, self._slice_seconds())
         "for each in held:",
         "a call that waits for its turn must not get it from one that is cancelled before it",
         ("test_batch_ends.py",),
+    ),
+    Mutant(
+        "B19-panic-ends-batch",
+        "_Item._outcome",
+        """\
+        except BaseException as error:
+""",
+        """\
+        except Exception as error:
+""",
+        "whatever an item raises fails that item only",
+        ("test_item_failures.py", "test_batch.py"),
+    ),
+    Mutant(
+        "B20-greenlet-exit-is-a-result",
+        "Batch._resume",
+        """\
+                if isinstance(left, greenlet.GreenletExit):  # which a greenlet returns
+                    raise left
+""",
+        "",
+        "a greenlet returns a GreenletExit that ended it",
+        ("test_item_failures.py", "test_batch.py"),
     ),
 ]

@@ -115,11 +115,11 @@ MUTANTS = [
     ),
     Mutant(
         "Q3-ends-all-batches",
-        "Request._tell_group",
-        "line.end_unsent(lambda other: other._group is group, error)",
+        "Request._note_refusal",
+        "line.end_unsent(lambda other: other._refusals is refusals, error)",
         "line.end_unsent(lambda other: True, error)",
         "a refused key ends the requests of its batch, not those of others",
-        ("test_request.py",),
+        ("test_request.py::TestRefusals::test_a_query_of_another_batch_is_not_ended",),
     ),
     Mutant(
         "Q4-cost-ends-other-engines",
@@ -151,7 +151,9 @@ MUTANTS = [
         "self.record.attempt - 1,",
         "self.record.attempt,",
         "the count of retries that is sent starts at 0",
-        ("test_request.py", "test_wire.py"),
+        (
+            "test_request.py::TestRetries::test_a_fault_is_tried_again_once_for_each_retry_and_by_one_layer_only",
+        ),
     ),
     Mutant(
         "Q8-own-cancel-swallowed",
@@ -187,5 +189,143 @@ MUTANTS = [
             "test_request_terms.py::TestCosts",
             "test_request_terms.py::TestErrors",
         ),
+    ),
+    Mutant(
+        "R11-come-back-at-once",
+        "told_seconds",
+        """\
+        if told:  # to come back at once is no answer: then the backoff counts, as in the SDK
+""",
+        """\
+        if told is not None:
+""",
+        "a Retry-After of 0 is no answer: the backoff counts",
+        ("test_times_told.py", "test_retry.py"),
+    ),
+    Mutant(
+        "R12-date-by-own-clock",
+        "_until",
+        "(_read_date(now) or datetime.now(UTC))",
+        "datetime.now(UTC)",
+        "a date is read by the clock of the server that sent it",
+        ("test_times_told.py",),
+    ),
+    Mutant(
+        "R13-date-in-a-year",
+        "_until",
+        "return max(0.0, seconds) if seconds <= LONGEST_SECONDS else None",
+        "return max(0.0, seconds)",
+        "no date may block a call for years",
+        ("test_times_told.py", "test_numbers_that_lie.py"),
+    ),
+    Mutant(
+        "R14-settling-keeps-permit",
+        "settling",
+        """\
+    finally:
+        permit.release()""",
+        """\
+    finally:
+        pass""",
+        "a permit is given back, whatever fails while the governor learns",
+        ("test_numbers_that_lie.py", "test_request.py"),
+    ),
+    Mutant(
+        "R15-settling-raises",
+        "settling",
+        """\
+        asyncio.get_running_loop().call_exception_handler(
+            {"message": "gptx_async could not learn from a response", "exception": failure}
+        )""",
+        "        raise failure",
+        "a bug of the pacing must not cost a paid answer",
+        ("test_numbers_that_lie.py", "test_request.py"),
+    ),
+    Mutant(
+        "R16-key-by-status-alone",
+        "_cause_of_status",
+        "if status == 401 or (400 <= status < 500 and _concerns_key(error)):",
+        "if status == 401:",
+        "a quota that is used up never gets better, whatever the status",
+        ("test_refusals.py", "test_retry.py"),
+    ),
+    Mutant(
+        "R17-403-is-the-key",
+        "_cause_of_status",
+        """\
+        return Cause.REJECTION
+""",
+        """\
+        return Cause.REFUSAL
+""",
+        "a 403 may concern only the prompt",
+        ("test_refusals.py",),
+    ),
+    Mutant(
+        "R18-exponent-unbounded",
+        "Budget.wait",
+        "2 ** min(self._waits.get(cause, 0), 16)",
+        "2.0 ** self._waits.get(cause, 0)",
+        "an exponent that grows without bound ends in an OverflowError",
+        ("test_retry_waits.py",),
+    ),
+    Mutant(
+        "Q12-line-not-given-back",
+        "Request.__call__",
+        """\
+            lines.give_back(kept)
+""",
+        """\
+            pass
+""",
+        "a governor that is in use for ever is never dropped",
+        ("test_request.py", "test_environment.py"),
+    ),
+    Mutant(
+        "Q13-client-not-given-back",
+        "Request.__call__",
+        """\
+            clients.give_back(client)
+""",
+        """\
+            pass
+""",
+        "a client that is in use for ever is never closed",
+        ("test_environment.py", "test_request.py", "test_bridge.py"),
+    ),
+    Mutant(
+        "Q14-answers-unbounded",
+        "_most_tokens",
+        "return min(most, MOST_TOKENS)",
+        "return most",
+        "no limit of an answer is longer than any model's context",
+        ("test_numbers_that_lie.py", "test_request.py"),
+    ),
+    Mutant(
+        "Q15-row-in-order-of-arrival",
+        "Refusals.rejected",
+        "row = {each for sent, each in known.rejected.items() if sent < oldest_in_flight}",
+        "row = {*known.rejected.values()}",
+        "rejections come faster than answers",
+        ("test_refusals.py",),
+    ),
+    Mutant(
+        "Q16-answer-keeps-row",
+        "Refusals.ended",
+        """\
+        if answered:
+            known.rejected.clear()
+""",
+        "",
+        "an answer shows that the key is good",
+        ("test_refusals.py",),
+    ),
+    Mutant(
+        "Q17-one-prompt-many-times",
+        "Refusals.rejected",
+        "row = {each for sent, each in known.rejected.items() if sent < oldest_in_flight}",
+        "row = [each for sent, each in known.rejected.items() if sent < oldest_in_flight]",
+        "one prompt that is rejected many times says nothing of the key",
+        ("test_refusals.py",),
     ),
 ]

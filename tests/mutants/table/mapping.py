@@ -46,7 +46,7 @@ MUTANTS = [
         "rows = [self._pending.popleft() for _ in range(len(self._pending))]",
         "rows = [self._pending.popleft() for _ in range(len(self._pending))][-1:]",
         "all that ended while another thread wrote is written",
-        ("test_checkpoint.py",),
+        ("test_checkpoint.py::test_many_threads_keep_at_once",),
     ),
     Mutant(
         "C6-unpickle-unchecked",
@@ -136,7 +136,7 @@ MUTANTS = [
         "STREAM_WINDOW = 2",
         "STREAM_WINDOW = 3",
         "a stream reads ahead a bounded number of items",
-        ("test_runner.py",),
+        ("test_runner.py::test_an_endless_dataset_is_read_as_far_as_it_is_worked_on",),
     ),
     Mutant(
         "N6-popleft-before-on-error",
@@ -171,7 +171,7 @@ MUTANTS = [
             self._consumer.run.cancel()
         if isinstance(error, GeneratorExit):""",
         "a coroutine that is thrown away still cancels its run",
-        ("test_runner.py::test_an_async_consumer_that_stops_takes_back_what_is_in_flight",),
+        ("test_runner.py::test_a_coroutine_of_amap_that_is_thrown_away_ends_its_run",),
     ),
     Mutant(
         "K1-kept-item-keeps-slot",
@@ -215,7 +215,7 @@ MUTANTS = [
         self._wake()""",
         "        self._wake()",
         "idle workers must end with a cancelled run",
-        ("test_runner.py",),
+        ("test_runner.py::test_a_reader_that_blocks_does_not_hold_up_the_end",),
     ),
     Mutant(
         "K5-idle-unlocked",
@@ -269,7 +269,7 @@ MUTANTS = [
 """,
         "",
         "an item is not held while the next is waited for",
-        ("test_runner.py",),
+        ("test_runner.py::test_a_dataset_that_raises_lets_what_is_in_flight_end",),
     ),
     Mutant(
         "I1-list-is-tuple",
@@ -301,7 +301,7 @@ MUTANTS = [
         "return [base for base in kind.__mro__ if base",
         "return [base for base in [kind] if base",
         "a change in a base class of the application is a change of the job",
-        ("test_checkpoint.py",),
+        ("test_checkpoint.py::test_a_source_that_has_changed_is_another_job",),
     ),
     Mutant(
         "I5-nested-code-names",
@@ -329,7 +329,7 @@ MUTANTS = [
         pass
 """,
         "another model is another job",
-        ("test_checkpoint.py",),
+        ("test_checkpoint.py::test_a_source_that_has_changed_is_another_job",),
     ),
     Mutant(
         "D1-csv-count-header",
@@ -395,5 +395,213 @@ MUTANTS = [
         "            pass #",
         "a cell may be longer than the csv module's default limit",
         ("test_datafiles.py",),
+    ),
+    Mutant(
+        "C10-wide-permissions",
+        "Checkpoint._create_file",
+        "0o600",
+        "0o644",
+        "a checkpoint holds answers, which are nobody else's to read",
+        ("test_checkpoint_safety.py",),
+    ),
+    Mutant(
+        "C11-pickle-read",
+        "decode",
+        """\
+    if not with_pickle:
+        raise PickledValueError
+""",
+        "",
+        "unpickling runs whatever the file says",
+        ("test_checkpoint_safety.py",),
+    ),
+    Mutant(
+        "C12-missing-parts-accepted",
+        "Checkpoint._check_parts",
+        "if {*json.loads(kept[_PARTS]), *needed, _KEY} <= kept.keys():",
+        "if True:",
+        "a job table from which parts were removed would differ in nothing",
+        ("test_checkpoint_safety.py",),
+    ),
+    Mutant(
+        "C13-waiters-not-told",
+        "Checkpoint._write",
+        """\
+            self._failure = self._unwritten
+""",
+        "",
+        "a commit that fails must fail the threads whose rows were in it",
+        ("test_checkpoint_safety.py",),
+    ),
+    Mutant(
+        "C14-new-columns-compared",
+        "Checkpoint._identified",
+        "if not self._added_columns or not isinstance(item, dict):",
+        "if True:",
+        "a notebook cell that puts its results into a new column can be run again",
+        ("test_job_identity.py", "test_checkpoint.py"),
+    ),
+    Mutant(
+        "C15-tag-is-data",
+        "_tagged",
+        "return {_OBJECT: tagged} if _TAGS & tagged.keys() else tagged",
+        "return tagged",
+        "data may have a key that looks like a tag",
+        ("test_checkpoint_safety.py", "test_checkpoint.py"),
+    ),
+    Mutant(
+        "C16-symbol-with-more",
+        "_is_plain_symbol",
+        "return bool(_state_of(symbol) == _state_of(rebuilt))",
+        "return True",
+        "a Symbol that is more than its value is not JSON",
+        ("test_checkpoint_safety.py",),
+    ),
+    Mutant(
+        "C17-huge-integer",
+        "_is_json",
+        "return bool(-LARGEST_INTEGER < value < LARGEST_INTEGER)",
+        "return True",
+        "Python limits how many digits it converts from text",
+        ("test_checkpoint.py", "test_checkpoint_safety.py"),
+    ),
+    Mutant(
+        "C18-uri-name",
+        "check_name",
+        'if name.startswith("file:"):',
+        "if False:",
+        "SQLite takes such a name for something else",
+        ("test_checkpoint_safety.py",),
+    ),
+    Mutant(
+        "I8-docstring-counts",
+        "_code_of",
+        "return ast.unparse(_without_docstrings(tree))",
+        "return ast.unparse(tree)",
+        "a docstring that changes does not change the job",
+        ("test_job_identity.py",),
+    ),
+    Mutant(
+        "I9-first-constant-dropped",
+        "_parts_of",
+        """\
+    if _has_docstring(code):
+        constants[0] = None
+""",
+        """\
+    constants[:1] = [None]
+""",
+        "the first constant of a code without a docstring is data",
+        ("test_job_identity.py",),
+    ),
+    Mutant(
+        "I10-later-attribute-differs",
+        "_may_be_unknown",
+        'return part == "model" or part.startswith(_ATTRIBUTE)',
+        'return part == "model"',
+        "an instance may get attributes while it works",
+        ("test_job_identity.py", "test_checkpoint.py"),
+    ),
+    Mutant(
+        "D8-part-over-others",
+        "PartFile.check",
+        "if os.path.lexists(path) and not (is_ours or self._overwrite):",
+        "if False:",
+        "a file of that name may be somebody else's",
+        ("test_cli_files.py", "test_datafiles.py"),
+    ),
+    Mutant(
+        "D9-link-followed",
+        "_CREATE",
+        "os.O_EXCL | os.O_NOFOLLOW",
+        "os.O_NOFOLLOW",
+        "nobody else's file is written to",
+        ("test_cli_files.py", "test_datafiles.py"),
+    ),
+    Mutant(
+        "D10-replaced-part-renamed",
+        "PartFile.complete",
+        "if not self._is_created():",
+        "if False:",
+        "a part that was replaced is not what was written",
+        ("test_cli_files.py", "test_datafiles.py"),
+    ),
+    Mutant(
+        "D11-locked-part-removed",
+        "PartFile._is_leftover",
+        "fcntl.flock(part, fcntl.LOCK_SH | fcntl.LOCK_NB)",
+        "pass",
+        "a part that another run is writing is no leftover",
+        ("test_cli_files.py",),
+    ),
+    Mutant(
+        "D12-formula-cells",
+        "_CSVWriter._write_cells",
+        "[_quoted(cell) for cell in cells] if self._is_safe else cells",
+        "cells",
+        "a spreadsheet would run a cell that begins like a formula",
+        ("test_cli_files.py", "test_cli_run.py", "test_datafiles.py"),
+    ),
+    Mutant(
+        "D13-line-ends",
+        "_Lines.write",
+        'f"{line.removesuffix(self.END)}\\n"',
+        "line",
+        "lines end as this system's tools expect it",
+        ("test_datafiles.py", "test_cli_files.py"),
+    ),
+    Mutant(
+        "K10-unkept-value-lost",
+        "Run._work_on",
+        """\
+                self._arrive(Arrival(task.index, value))  # it may have cost something
+""",
+        "",
+        "a value that could not be stored may have cost something",
+        ("test_checkpoint_safety.py",),
+    ),
+    Mutant(
+        "K11-refused-value-ends-run",
+        "Run._work_on",
+        """\
+            except CheckpointValueError as refused:
+                value, error = None, refused
+""",
+        "",
+        "a value that cannot be stored fails its item only",
+        ("test_checkpoint.py",),
+    ),
+    Mutant(
+        "N9-frozen-error",
+        "_Consumer.tell",
+        'object.__setattr__(error, "results", results)',
+        'setattr(error, "results", results)',
+        "an error may be a frozen dataclass",
+        ("test_item_failures.py",),
+    ),
+    Mutant(
+        "N10-second-interrupt",
+        "_Consumer.telling",
+        """\
+        except BaseException as interrupt:
+            self.tell(interrupt)
+            raise
+""",
+        "",
+        "a second Ctrl-C gets what is done as well",
+        ("test_item_failures.py", "test_runner.py"),
+    ),
+    Mutant(
+        "N11-stop-iteration-in-frame",
+        "_Consumer.accept",
+        """\
+            if not self._in_frame:
+                raise
+""",
+        """\
+            raise
+""",
+        "Python lets no generator or coroutine raise a StopIteration",
+        ("test_item_failures.py", "test_runner.py"),
     ),
 ]

@@ -37,7 +37,7 @@ MUTANTS = [
         "            patience = max(patience, UNSENT_PATIENCE)",
         "            pass",
         "a call that was never sent waits longer than one that was refused",
-        ("test_governor.py", "test_request.py"),
+        ("test_governor_rules.py",),
     ),
     Mutant(
         "G5-no-jitter",
@@ -45,7 +45,7 @@ MUTANTS = [
         "return pause * (1 + self._rng.random() / 10)",
         "return pause",
         "callers that wake together would be refused together",
-        ("test_governor.py", "test_request.py"),
+        ("test_governor_rules.py",),
     ),
     Mutant(
         "G6-probe-not-fewest-faults",
@@ -80,7 +80,7 @@ MUTANTS = [
         "        if not hold.by_refusals and self._open_tickets <= 1:",
         "        if False:",
         "a call that is alone is not held back by an outage of nobody else",
-        ("test_governor.py", "test_request.py"),
+        ("test_governor_rules.py",),
     ),
     Mutant(
         "G10-is-probe-also-refusals",
@@ -108,13 +108,13 @@ MUTANTS = [
         "ticket._patience if self._is_refusing else OUTAGE_PATIENCE",
         "ticket._patience",
         "in an outage callers have the outage's patience, not that of a rate limit",
-        ("test_governor.py", "test_request.py"),
+        ("test_governor_rules.py",),
     ),
     Mutant(
         "G13-sweep-rare",
         "Governor._after_failure",
-        "now - self._swept_at >= 1 and",
-        "now - self._swept_at >= 30 and",
+        "if now - self._swept_at >= 1:",
+        "if now - self._swept_at >= 30:",
         "callers whose patience has run out are ended within about a second",
         ("test_governor.py", "test_request.py"),
     ),
@@ -123,8 +123,8 @@ MUTANTS = [
         "Governor._succeeded",
         """\
         self._failures_in_row = 0
-        self._failing_since = None""",
-        "        self._failing_since = None",
+""",
+        "",
         "a success ends the row of failures",
         ("test_governor.py::TestRateLimitOfTheServer::test_learns_the_rate_when_nobody_tells",),
     ),
@@ -134,7 +134,7 @@ MUTANTS = [
         "self._adaptive = any(pacing.adaptive",
         "self._adaptive = all(pacing.adaptive",
         "one engine that adapts makes the shared pace adapt",
-        ("test_governor.py", "test_request.py"),
+        ("test_governor_rules.py",),
     ),
     Mutant(
         "G16-retry-after-kept-without-header",
@@ -147,5 +147,193 @@ MUTANTS = [
                 retry_after = None""",
         "a wait that the headers do not tell is not taken from them",
         ("test_governor.py",),
+    ),
+    Mutant(
+        "G17-debt-unbounded",
+        "Bucket.take",
+        "self.level = max(self.level - cost, deepest)",
+        "self.level -= cost",
+        "a debt counts for a minute at most, as the limit is a minute's",
+        ("test_numbers_that_lie.py", "test_governor.py", "test_times_told.py"),
+    ),
+    Mutant(
+        "G18-rate-of-zero",
+        "Bucket.__init__",
+        "self.rate = max(rate, LOWEST_RATE)",
+        "self.rate = rate",
+        "a wait must be finite, whatever the rate",
+        ("test_numbers_that_lie.py",),
+    ),
+    Mutant(
+        "G19-rate-changed-to-zero",
+        "Bucket.change",
+        "self.rate = max(rate, LOWEST_RATE)",
+        "self.rate = rate",
+        "a wait must be finite, whatever the rate",
+        ("test_numbers_that_lie.py", "test_governor.py"),
+    ),
+    Mutant(
+        "G20-large-request-waits-for-all",
+        "Bucket.delay",
+        "missing = min(cost, self.capacity) - self.level",
+        "missing = cost - self.level",
+        "a bucket that waits for all of a large request never admits it",
+        ("test_governor.py",),
+    ),
+    Mutant(
+        "G21-earlier-answer-believed",
+        "ServerBucket.hear",
+        """\
+        if number <= self._told_by:
+            return
+""",
+        "",
+        "what a later request was told is newer",
+        (
+            "test_governor_rules.py",
+            "test_governor.py",
+        ),
+    ),
+    Mutant(
+        "G22-epoch-as-duration",
+        "parse_duration",
+        "return seconds if seconds <= LONGEST_SECONDS else None",
+        "return seconds",
+        "an epoch time is no duration",
+        ("test_numbers_that_lie.py", "test_times_told.py"),
+    ),
+    Mutant(
+        "G23-day-limit-as-minute",
+        "read_told",
+        "if reset > 63 and remaining < limit:",
+        "if False:",
+        "a bucket that takes longer than a minute to fill is of a longer window",
+        ("test_governor.py", "test_times_told.py"),
+    ),
+    Mutant(
+        "G24-settle-without-pump",
+        "Permit._settle",
+        """\
+            self._governor._pump(now)  # or nobody would admit the tickets that wait
+            raise""",
+        "            raise",
+        "after an error while learning, the tickets that wait must still be admitted",
+        ("test_governor_rules.py",),
+    ),
+    Mutant(
+        "G25-given-back-twice",
+        "Permit._give_back",
+        'raise RuntimeError("A permit was given back twice. Call one of its methods, once.")',
+        "pass",
+        "a permit that is given back twice would let one too many out",
+        ("test_governor.py",),
+    ),
+    Mutant(
+        "G26-watch-not-started",
+        "Governor._enqueue",
+        """\
+        self._pump(now)
+        self._watch(now)
+""",
+        """\
+        self._pump(now)
+""",
+        "a ticket that waits must end within its patience, even if no further failure comes",
+        ("test_patience.py", "test_governor.py"),
+    ),
+    Mutant(
+        "G27-blocked-by-own-limit",
+        "Governor._is_blocked",
+        "return ticket is not None and not self._configured_delay(ticket, now)",
+        "return ticket is not None",
+        "tickets that wait for the user's own limit are not starved",
+        ("test_patience.py", "test_governor.py"),
+    ),
+    Mutant(
+        "G28-blocked-though-out",
+        "Governor._is_blocked",
+        "if not self._is_refusing or self._in_flight >= self._slots.allowed:",
+        "if not self._is_refusing:",
+        "tickets that wait for slow answers are not starved",
+        ("test_patience.py", "test_governor.py"),
+    ),
+    Mutant(
+        "G29-grant-keeps-blocked",
+        "Governor._grant",
+        "self._granted_at, self._blocked_since = now, None",
+        "self._granted_at = now",
+        "a granted permit shows that the queue is not blocked",
+        ("test_patience.py", "test_governor.py"),
+    ),
+    Mutant(
+        "G30-outlier-counts",
+        "Governor._settle",
+        "answer = min(max(0.0, tokens - permit._ticket.prompt_tokens), OUTLIER * usual)",
+        "answer = max(0.0, tokens - permit._ticket.prompt_tokens)",
+        "one usage that lies says little of the next answer",
+        ("test_governor_rules.py",),
+    ),
+    Mutant(
+        "G31-at-rest-with-news",
+        "Governor.is_at_rest",
+        "if self._open_tickets or now - self._failed_at < MEMORY_OF_FAILURES:",
+        "if self._open_tickets:",
+        "a governor that has bad news is kept, though nobody uses it",
+        ("test_governor_rules.py",),
+    ),
+    Mutant(
+        "G32-at-rest-used-up",
+        "Governor.is_at_rest",
+        """\
+        return all(
+            bucket.is_full(now)""",
+        """\
+        return True or all(
+            bucket.is_full(now)""",
+        "a governor that is dropped with an empty bucket would let a whole burst out again",
+        ("test_governor_rules.py",),
+    ),
+    Mutant(
+        "G33-day-rate-as-pace",
+        "Governor._slow_down",
+        "if hold is None and self._learned is None and rate and rate * LONGEST_TRUST >= 1:",
+        "if hold is None and self._learned is None and rate:",
+        "the rate of a day's window is no pace to begin with",
+        ("test_patience.py", "test_times_told.py", "test_governor.py"),
+    ),
+    Mutant(
+        "G34-reserve-unbounded",
+        "Governor._reserve",
+        "return tokens if configured is None else min(tokens, configured.rate * LONGEST_DEBT)",
+        "return tokens",
+        "no request is reckoned with more than a minute's tokens",
+        ("test_numbers_that_lie.py", "test_patience.py"),
+    ),
+    Mutant(
+        "G35-cut-by-each-of-a-burst",
+        "LearnedRate.refuse",
+        """\
+        if number < self._cut_number:
+            return False
+""",
+        "",
+        "a burst of 429s cuts once",
+        ("test_governor.py",),
+    ),
+    Mutant(
+        "G36-overload-cuts-each",
+        "Slots.overload",
+        "begins = number >= self._cut_number",
+        "begins = True",
+        "a burst of 503s cuts once",
+        ("test_governor.py",),
+    ),
+    Mutant(
+        "G37-mean-of-nothing",
+        "Governor._settle",
+        "self._answer_tokens = max(1.0, mean + (answer - mean) / 20)",
+        "self._answer_tokens = mean + (answer - mean) / 20",
+        "answers of no tokens must not make requests free",
+        ("test_governor_rules.py",),
     ),
 ]

@@ -35,7 +35,7 @@ MUTANTS = [
         "            if self._cancelled:  # before",
         "            if False:  # before",
         "a call may be cancelled before its task exists",
-        ("test_service.py",),
+        ("test_service.py::test_a_call_cancelled_before_its_start_never_begins",),
     ),
     Mutant(
         "S4-end-no-yield",
@@ -61,7 +61,7 @@ MUTANTS = [
         "        elif thread is not None and _is_exiting():",
         "        elif False:",
         "threads that are not daemons must not wait for the network while the interpreter exits",
-        ("test_service.py", "test_fork_and_exit.py"),
+        ("test_fork_and_exit.py::test_exit_with_requests_in_flight_is_quick_and_silent",),
     ),
     Mutant(
         "S7-callers-context",
@@ -151,7 +151,7 @@ MUTANTS = [
             raise""",
         "            raise",
         "after Ctrl-C the call's clean-up is waited for, within bounds",
-        ("test_service.py", "test_fork_and_exit.py"),
+        ("test_service.py::test_ctrl_c_cancels_the_coroutine_before_it_is_raised",),
     ),
     Mutant(
         "S16-start-without-lock",
@@ -165,7 +165,7 @@ MUTANTS = [
             before = self._current
             while not""",
         "two first calls at once must start one thread",
-        ("test_service.py", "test_fork_and_exit.py"),
+        ("test_service.py::test_errors_of_a_dead_thread_are_one_object_per_caller",),
     ),
     Mutant(
         "S17-executor-not-joined",
@@ -173,7 +173,7 @@ MUTANTS = [
         "                thread.join(max(0.0, until - clock.seconds()))",
         "                pass",
         "name look-ups that still run must not outlive the service",
-        ("test_service.py",),
+        ("test_service.py::test_close_leaves_no_thread_of_the_executor",),
     ),
     Mutant(
         "S18-closed-not-final",
@@ -183,6 +183,6 @@ MUTANTS = [
             thread,""",
         "            thread,",
         "a service that was closed stays closed",
-        ("test_service.py",),
+        ("test_service.py::test_close_is_final_and_may_come_twice",),
     ),
 ]

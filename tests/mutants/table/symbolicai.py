@@ -48,7 +48,7 @@ MUTANTS = [
     return result
 """,
         "a page of a list is the sync class, whose further pages the sync client fetches",
-        ("test_bridge.py",),
+        ("test_bridge.py::test_answers_are_those_of_the_sync_client",),
     ),
     Mutant(
         "Br6-type-error-async-name",
@@ -58,7 +58,7 @@ MUTANTS = [
 """,
         "",
         "the error of a wrong parameter names the sync class, as the sync client's does",
-        ("test_bridge.py", "test_differential.py"),
+        ("test_differential.py::test_queried_directly",),
     ),
     Mutant(
         "Br7-made-plain-args-only",
@@ -66,7 +66,7 @@ MUTANTS = [
         "        if not all(_is_plain(value) for value in (*args, *kwargs.values())):",
         "        if not all(_is_plain(value) for value in args):",
         "arguments that run code when they are read are read in the caller's thread",
-        ("test_bridge.py", "test_bad_input.py"),
+        ("test_bad_input.py::test_what_a_payload_runs_when_it_is_read_runs_in_the_asking_thread",),
     ),
     Mutant(
         "E1-inner-batch-takes-deadline",
@@ -102,11 +102,11 @@ MUTANTS = [
     ),
     Mutant(
         "E5-key-behind-cause",
-        "_hide_key",
+        "hide_key",
         "left += [each.__cause__, each.__context__]",
         "left += [each.__cause__]",
         "an error may hold the key in the request of its context",
-        ("test_secrets.py",),
+        ("test_secrets.py::test_a_key_is_found_behind_a_cause_and_behind_a_context",),
     ),
     Mutant(
         "E6-limit-with-scheduler",
@@ -160,7 +160,7 @@ MUTANTS = [
     if True:
         _installed["before"]""",
         "`uninstall` puts back what was registered before the first `install`",
-        ("test_engine.py",),
+        ("test_engine.py::test_install_and_uninstall_put_back_what_was_there",),
     ),
     Mutant(
         "E11-pickle-loses-api-key",
@@ -180,7 +180,9 @@ MUTANTS = [
 """,
         "",
         "a refused key ends the unsent requests of the same batch",
-        ("test_engine.py", "test_request.py"),
+        (
+            "test_request.py::TestRefusals::test_what_a_refused_batch_has_not_sent_fails_at_once_and_unsent",
+        ),
     ),
     Mutant(
         "T1-shared-list",

@@ -28,7 +28,7 @@ MUTANTS = [
 """,
         "",
         "a closed client refuses, as the SDK's does",
-        ("test_wire.py", "test_bridge.py"),
+        ("test_route_state.py",),
     ),
     Mutant(
         "W4-extras-set",
@@ -57,7 +57,7 @@ MUTANTS = [
 """,
         "",
         "an old header must not hide the cookies that are set by now",
-        ("test_wire.py",),
+        ("test_route_state.py",),
     ),
     Mutant(
         "W7-session-stale",
@@ -65,7 +65,7 @@ MUTANTS = [
         "if self._exchange is None or self._exchange.session is not session:",
         "if self._exchange is None:",
         "a transport may make a new session, and the old one is closed then",
-        ("test_wire.py", "test_bridge.py"),
+        ("test_route_state.py",),
     ),
     Mutant(
         "W8-proxy-ignored",
@@ -118,7 +118,7 @@ MUTANTS = [
         "                body.on_eof(connection.release)",
         "                pass #",
         "a connection whose answer was read is used again",
-        ("test_wire.py",),
+        ("test_wire.py::test_a_connection_is_used_again_but_not_after_its_call_was_given_up",),
     ),
     Mutant(
         "X3-no-read-timeout",
@@ -136,7 +136,7 @@ MUTANTS = [
     protocol.start_timeout()""",
         "    protocol.transport.write(request)",
         "the time for the answer runs from the moment the request is sent",
-        ("test_wire.py", "test_bridge.py", "test_exchange.py"),
+        ("test_wire.py::test_a_redirect_is_followed_as_by_the_sdk",),
     ),
     Mutant(
         "X5-interim-taken",
@@ -144,7 +144,7 @@ MUTANTS = [
         "            while message.code < 200 and message.code != 101:",
         "            while False:",
         "an interim answer, 100 Continue, is not the answer",
-        ("test_wire.py",),
+        ("test_wire.py::test_an_odd_answer_comes_to_the_same_as_by_the_sdk",),
     ),
     Mutant(
         "X6-content-length-characters",
@@ -152,6 +152,298 @@ MUTANTS = [
         "(head, len(content), content)",
         "(head, len(content.decode(errors='replace')), content)",
         "a length is counted in bytes",
+        ("test_wire.py::test_a_call_comes_to_the_same_as_by_the_sdk",),
+    ),
+    Mutant(
+        "W12-too-large-by-length",
+        "read_bounded",
+        "check_length(int(length) if length.isdecimal() else 0, most)",
+        "pass",
+        "a response that says to be too large is not read",
+        ("test_response_size.py",),
+    ),
+    Mutant(
+        "W13-encoded-unbounded",
+        "read_bounded",
+        """\
+        size += len(block)
+        check_length(size, most)
+""",
+        """\
+        size += len(block)
+""",
+        "a response without a length is read within the bound as well",
+        ("test_response_size.py",),
+    ),
+    Mutant(
+        "W14-decoded-unbounded",
+        "_collect",
+        """\
+        check_length(size, most)
+""",
+        """\
+        pass
+""",
+        "a megabyte of gzip can become a gigabyte",
+        ("test_response_size.py",),
+    ),
+    Mutant(
+        "W15-large-decoded-on-loop",
+        "decoded",
+        "if not _collect(pieces, parts, LARGE_BYTES, most):",
+        "if not _collect(pieces, parts, sys.maxsize, most):",
+        "a large body that is decoded on the loop holds up every call",
+        ("test_response_size.py",),
+    ),
+    Mutant(
+        "W16-large-parsed-on-loop",
+        "Route._answer_of",
+        "if len(content) <= LARGE_BYTES:",
+        "if True:",
+        "a large body that is parsed on the loop holds up every call",
+        ("test_response_size.py",),
+    ),
+    Mutant(
+        "W17-headers-not-restored",
+        "restore_headers",
+        "each.headers = each.extensions.pop(_HEADERS, each.headers)",
+        "pass",
+        "a response has the headers that came",
+        ("test_response_size.py", "test_wire.py"),
+    ),
+    Mutant(
+        "W18-short-address",
+        "target_of",
+        """\
+    if address is not None:
+""",
+        """\
+    if False:
+""",
+        "aiohttp refuses 127.1, which httpx sends to 127.0.0.1",
+        ("test_target.py",),
+    ),
+    Mutant(
+        "W19-empty-query",
+        "target_of",
+        'path = url.raw_path.decode("ascii")',
+        'path = url.raw_path.decode("ascii").rstrip("?")',
+        "a '?' with nothing after it is part of the request line",
+        ("test_target.py",),
+    ),
+    Mutant(
+        "W20-no-credentials",
+        "add_credentials",
+        "if url.username or url.password:",
+        "if False:",
+        "user and password of a URL are sent as a header",
+        ("test_target.py",),
+    ),
+    Mutant(
+        "W21-proxy-headers-dropped",
+        "SessionAsGiven.request",
+        'if options.get("proxy") and target.scheme == "http":',
+        "if False:",
+        "a plain proxy is given its credentials with each request",
+        ("test_environment.py", "test_target.py"),
+    ),
+    Mutant(
+        "W22-transport-closed-with-client",
+        "Connections._transport",
+        """\
+        transport.aclose = _leave_open
+""",
+        "",
+        "a client is closed, and others send by its transport",
+        ("test_environment.py", "test_bridge.py"),
+    ),
+    Mutant(
+        "W23-ca-file-by-name",
+        "Environment.read",
+        "state = status.st_size, status.st_mtime_ns",
+        "state = None",
+        "another file may take the name of the certificates",
+        ("test_environment.py",),
+    ),
+    Mutant(
+        "W24-unasked-data-used",
+        "Connector._get",
+        "if connection.protocol is not None and not connection.protocol.should_close:",
+        "if connection.protocol is not None:",
+        "aiohttp would take what nobody asked for as the next answer",
+        ("test_bridge.py", "test_wire.py"),
+    ),
+    Mutant(
+        "W25-used-client-dropped",
+        "IdleCache.take",
+        """\
+            self._idle.pop(key, None)
+""",
+        """\
+            pass
+""",
+        "what is in use is never dropped",
+        ("test_environment.py", "test_request.py", "test_bridge.py"),
+    ),
+    Mutant(
+        "W26-idle-never-dropped",
+        "IdleCache._sweep",
+        """\
+                if self._may_drop(lease.resource):
+                    self._drop(lease)
+""",
+        """\
+                if False:
+                    pass
+""",
+        "what was unused for long enough is closed",
+        ("test_environment.py", "test_request.py", "test_bridge.py"),
+    ),
+    Mutant(
+        "W27-no-bound",
+        "IdleCache.give_back",
+        """\
+            self._drop_longest_unused()
+""",
+        """\
+            pass
+""",
+        "a process that uses a new key for each call must not keep a client for each",
+        ("test_environment.py", "test_request.py", "test_bridge.py"),
+    ),
+    Mutant(
+        "W28-news-dropped",
+        "IdleCache._drop_longest_unused",
+        "if self._may_drop(lease.resource):",
+        "if True:",
+        "a governor that knows of bad news is kept",
+        ("test_request.py", "test_patience.py"),
+    ),
+    Mutant(
+        "W29-traced-pool-shared",
+        "ClientCache._build",
+        "key = settings.environment, aiohttp.ClientSession.__init__",
+        "key = settings.environment",
+        "a package that traces aiohttp patches the constructor: an older pool is not traced",
+        ("test_wire.py", "test_environment.py", "test_sync_side.py"),
+    ),
+    Mutant(
+        "W30-timer-at-once",
+        "_Timeout.expire",
+        "is_late = self._turns or self._loop.time() - self._when > LATE_SECONDS",
+        "is_late = False",
+        "what came while the process stood still counts before the timeout",
+        ("test_late_loop.py",),
+    ),
+    Mutant(
+        "W31-cancelled-timeout-fires",
+        "_Timeout.expire",
+        """\
+        if self.handle.cancelled():
+            return
+""",
+        "",
+        "a timeout that was cancelled while it was deferred must not fire",
+        ("test_late_loop.py",),
+    ),
+    Mutant(
+        "W32-own-timers-deferred",
+        "_is_timeout",
+        'return type(callback.__self__).__module__.partition(".")[0] != _OWN_PACKAGE',
+        "return True",
+        "the pacing's own timers are on time",
+        ("test_late_loop.py",),
+    ),
+    Mutant(
+        "W33-clock-frozen",
+        "_find_clock",
+        "return functools.partial(time.clock_gettime, time.CLOCK_MONOTONIC)",
+        "return functools.partial(time.monotonic)",
+        "some releases of time-machine change time.monotonic itself",
+        ("test_frozen_time.py",),
+    ),
+    Mutant(
+        "W34-loop-by-frozen-clock",
+        "let_run",
+        "loop.time = seconds  # type: ignore[method-assign]",
+        "pass",
+        "timers must fire within a frozen time",
+        ("test_frozen_time.py",),
+    ),
+    Mutant(
+        "W35-double-ignored",
+        "_SyncSide.is_replaced",
+        "if not self._is_plain(client) or name in vars(owner) or self._has_own_post(owner):",
+        "if not self._is_plain(client) or name in vars(owner):",
+        "a resource keeps the method that its client had when it was first used",
+        ("test_sync_side.py",),
+    ),
+    Mutant(
+        "W36-method-set-on-object",
+        "_SyncSide._is_plain",
+        """\
+            self._names.isdisjoint(vars(client))
+""",
+        """\
+            True
+""",
+        "a test may set a method on the client itself",
+        ("test_sync_side.py",),
+    ),
+    Mutant(
+        "W37-tracer-is-a-double",
+        "_SyncSide._has_replaced_twin",
+        "return is_met and _is_replaced_too(step.twin, step.twin_name, replaced)",
+        "return is_met and False",
+        "a tracer wraps both sides, and no call may be made one after the other for it",
+        ("test_sync_side.py",),
+    ),
+    Mutant(
+        "W38-mock-beside-tracer",
+        "_is_replaced_too",
+        "return not is_of_its_package(kind, twin) and is_double(replaced) == is_double(twin)",
+        "return not is_of_its_package(kind, twin)",
+        "beside a tracer a mock on the sync side counts",
+        ("test_sync_side.py",),
+    ),
+    Mutant(
+        "W39-route-after-patch",
+        "Client._route",
+        "return route if route and route.is_open and self._machinery.is_original() else None",
+        "return route if route and route.is_open else None",
+        "a package that patches a method later has to see each call",
         ("test_wire.py",),
+    ),
+    Mutant(
+        "W40-redirect-from-hand",
+        "send_by_aiohttp",
+        """\
+    current.in_hand = None  # a redirect is sent
+""",
+        "",
+        "what is in hand answers one request, and a redirect is another",
+        ("test_wire.py",),
+    ),
+    Mutant(
+        "W41-late-sent-again",
+        "send_in_time",
+        """\
+    if current.in_hand is not None and current.in_hand.is_late:
+        raise _httpx_error(type(request), "ReadTimeout", current.in_hand.error)
+""",
+        "",
+        "an attempt whose time is over is not sent a second time",
+        ("test_wire.py", "test_fast_path.py"),
+    ),
+    Mutant(
+        "W42-systems-timeout",
+        "send_in_time",
+        """\
+        if not clock.expired():  # the system's own, of a connection
+            raise
+""",
+        "",
+        "the system's own timeout of a connection is a lost connection",
+        ("test_wire.py", "test_bridge.py", "test_exchange.py"),
     ),
 ]

@@ -1,0 +1,233 @@
+"""Single rules of the governor, each by a few tickets in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from virtual_time import clock, error_with, settle_down, simulate
+
+from gptx_async.pacing.governor import Governor, Pacing, Permit, StarvedError, Ticket
+from gptx_async.pacing.rate_limit import RateLimit
+
+GONE = ConnectionError("no server")
+
+
+async def send_and_fail(ticket: Ticket) -> None:
+    permit = await ticket.admit(300)
+    permit.failed(GONE, unreachable=True)
+
+
+async def begin_outage(governor: Governor, pacing: Pacing) -> tuple[Ticket, Ticket]:
+    """Let a server that has answered be gone, as two calls find out; all are held then."""
+    one, other = governor.ticket(pacing), governor.ticket(pacing)
+    (await one.admit(300)).succeeded({}, None)
+    for ticket in (one, other):
+        await send_and_fail(ticket)
+    return one, other
+
+
+def test_a_call_that_is_alone_is_not_held_by_an_outage() -> None:
+    async def main() -> float:
+        governor, pacing = Governor(), Pacing()
+        one, other = await begin_outage(governor, pacing)
+        other.close()
+        began = clock()
+        await one.admit(300)
+        return clock() - began
+
+    assert simulate(main()) == 0.0
+
+
+def test_calls_side_by_side_are_held_by_an_outage() -> None:
+    async def main() -> float:
+        governor, pacing = Governor(), Pacing()
+        one, _other = await begin_outage(governor, pacing)
+        began = clock()
+        permit = await one.admit(300)
+        assert permit.is_probe
+        return clock() - began
+
+    assert simulate(main()) >= 0.5
+
+
+@pytest.mark.parametrize("patience", [0.1, 3600.0])
+def test_an_outage_has_a_patience_of_its_own(patience: float) -> None:
+    """Not that which is meant for rate limits; after it, the calls that wait are ended."""
+
+    async def main() -> float:
+        governor, pacing = Governor(), Pacing()
+        one, other = await begin_outage(governor, pacing)
+        began = clock()
+        waiting = asyncio.ensure_future(other.admit(patience))
+        while not waiting.done():
+            probing = asyncio.ensure_future(one.admit(3600))
+            await asyncio.wait([waiting, probing], return_when=asyncio.FIRST_COMPLETED)
+            for task in (waiting, probing):
+                if task.done() and task.exception() is None:
+                    task.result().failed(GONE, unreachable=True)
+                    if task is waiting:
+                        waiting = asyncio.ensure_future(other.admit(patience))
+            probing.cancel()
+            await settle_down()
+        assert isinstance(waiting.exception(), StarvedError)
+        return clock() - began
+
+    assert 50.0 <= simulate(main()) <= 75.0
+
+
+def test_a_call_that_was_never_sent_waits_for_two_seconds_at_least() -> None:
+    """Whatever its patience, for the refusals are those of others."""
+
+    async def main() -> tuple[bool, bool]:
+        governor, pacing = Governor(), Pacing()
+        permits = [await governor.ticket(pacing).admit(300) for _ in range(3)]
+        permits[0].refused(error_with(429), {}, 9.0)
+        # Each second one of the first of these goes out, to test the server.
+        patiences = [300, 300, 300, 300, 300, 0.1]
+        *_, waiting = [
+            asyncio.ensure_future(governor.ticket(pacing).admit(each)) for each in patiences
+        ]
+        await asyncio.sleep(1.2)
+        permits[1].refused(error_with(429), {}, 9.0)
+        await settle_down()
+        is_early = waiting.done()
+        await asyncio.sleep(1.5)
+        permits[2].refused(error_with(429), {}, 9.0)
+        await settle_down()
+        return is_early, isinstance(waiting.exception(), StarvedError)
+
+    assert simulate(main()) == (False, True)
+
+
+def test_pauses_are_of_different_lengths() -> None:
+    """By up to a tenth: other processes were told the same."""
+
+    async def pause(seed: int) -> float:
+        seconds: list[Any] = []
+
+        def note(event: str, fields: Mapping[str, object]) -> None:
+            if event == "governor_paused":
+                seconds.append(fields["seconds"])
+
+        governor = Governor(notify=note, rng=random.Random(seed))
+        (await governor.ticket(Pacing()).admit(300)).refused(error_with(429), {}, 5.0)
+        return float(seconds[0])
+
+    pauses = [simulate(pause(seed)) for seed in range(10)]
+    assert len({*pauses}) == 10
+    assert all(5.0 <= each <= 5.5 for each in pauses)
+
+
+def test_the_pace_adapts_if_one_of_the_engines_adapts() -> None:
+    async def main() -> tuple[int, int]:
+        governor = Governor()
+        fixed, adaptive = Pacing(adaptive=False), Pacing()
+        tickets = [governor.ticket(fixed)] + [governor.ticket(adaptive) for _ in range(9)]
+        permits = [await ticket.admit(300) for ticket in tickets]
+        before = governor.limit
+        for permit in permits:
+            permit.overloaded(error_with(503), {}, None)
+        return before, governor.limit
+
+    before, after = simulate(main())
+    assert after < before
+
+
+def test_an_answer_that_was_overtaken_says_nothing_of_the_servers_bucket() -> None:
+    async def main() -> float:
+        governor, pacing = Governor(), Pacing()
+        first, second = [await governor.ticket(pacing).admit(300) for _ in range(2)]
+        second.succeeded(told(remaining=50), None)
+        first.succeeded(told(remaining=0), None)
+        began = clock()
+        await governor.ticket(pacing).admit(300)
+        return clock() - began
+
+    def told(remaining: int) -> Mapping[str, str]:
+        return {
+            "x-ratelimit-limit-requests": "60",
+            "x-ratelimit-remaining-requests": str(remaining),
+            "x-ratelimit-reset-requests": "10s",
+        }
+
+    assert simulate(main()) == 0.0
+
+
+def test_a_bug_while_learning_leaves_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> Permit:
+        governor, pacing = Governor(), Pacing(max_concurrency=1)
+        permit = await governor.ticket(pacing).admit(300)
+        waiting = asyncio.ensure_future(governor.ticket(pacing).admit(300))
+        await settle_down()
+        monkeypatch.setattr(governor, "_hear", fail)
+        with pytest.raises(ZeroDivisionError):
+            permit.succeeded({}, None)
+        return await waiting
+
+    def fail(*_: Any) -> Any:
+        raise ZeroDivisionError
+
+    assert isinstance(simulate(main()), Permit)
+
+
+def test_a_usage_that_lies_hardly_moves_the_mean_of_the_answers() -> None:
+    """Sixteen million tokens would reserve the whole limit for the requests that follow."""
+
+    async def main() -> float:
+        governor = Governor()
+        pacing = Pacing(rate_limit=RateLimit(tokens_per_minute=1e9))
+        for tokens in (100, 2**24, 100):
+            (await governor.ticket(pacing).admit(300)).succeeded({}, tokens)
+        return governor._reserve(governor.ticket(pacing))
+
+    assert simulate(main()) < 1000
+
+
+def test_requests_are_never_free_though_answers_have_no_tokens() -> None:
+    async def main() -> float:
+        governor = Governor()
+        pacing = Pacing(rate_limit=RateLimit(tokens_per_minute=1e6))
+        for _ in range(50):
+            (await governor.ticket(pacing).admit(300)).succeeded({}, 0)
+        return governor._reserve(governor.ticket(pacing))
+
+    assert simulate(main()) >= 1.0
+
+
+class TestAtRest:
+    """Whether another governor could take its place."""
+
+    def test_it_is_when_nothing_has_happened_lately(self) -> None:
+        async def main() -> list[bool]:
+            governor = Governor()
+            pacing = Pacing(rate_limit=RateLimit(requests_per_minute=60))
+            seen = [governor.is_at_rest()]
+            ticket = governor.ticket(pacing)
+            permit = await ticket.admit(300)
+            seen.append(governor.is_at_rest())
+            permit.succeeded({}, None)
+            ticket.close()
+            seen.append(governor.is_at_rest())  # a second's share is used up
+            await asyncio.sleep(2)
+            seen.append(governor.is_at_rest())
+            return seen
+
+        assert simulate(main()) == [True, False, False, True]
+
+    def test_it_is_not_when_it_knows_of_bad_news(self) -> None:
+        async def main() -> list[bool]:
+            governor = Governor()
+            ticket = governor.ticket(Pacing())
+            (await ticket.admit(300)).refused(error_with(429), {}, None)
+            ticket.close()
+            seen = []
+            for seconds in (60, 500, 100):
+                await asyncio.sleep(seconds)
+                seen.append(governor.is_at_rest())
+            return seen
+
+        assert simulate(main()) == [False, False, True]

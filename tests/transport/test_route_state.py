@@ -1,0 +1,81 @@
+"""What changes behind a route: a closed client, a new session, cookies that are set again."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import aiohttp
+import openai
+import pytest
+from hostile import completion
+from looking import client_on
+
+from gptx_async.batch import wait_for
+from gptx_async.bridge import StandInClient
+from gptx_async.client import ClientSettings
+from gptx_async.request import Terms
+from gptx_async.service import Call, LoopScope, default_service
+from gptx_async.testing import FakeOpenAI, HTTPFault
+from gptx_async.wire import session_of
+
+CHAT: dict[str, Any] = {
+    "model": "gpt-4o-mini",
+    "messages": [{"role": "user", "content": "text"}],
+}
+
+
+@pytest.fixture
+def client(fake_openai: FakeOpenAI) -> openai.OpenAI:
+    return openai.OpenAI(api_key="sk-route", base_url=fake_openai.base_url, max_retries=0)
+
+
+@pytest.fixture
+def ask(client: openai.OpenAI) -> Callable[[], Any]:
+    stand_in = StandInClient(
+        client, lambda request: wait_for(Call(request)), lambda _kwargs: Terms(patience=0)
+    )
+    return functools.partial(stand_in.chat.completions.create, **CHAT)
+
+
+def test_a_closed_client_sends_nothing(
+    ask: Callable[[], Any], client: openai.OpenAI, fake_openai: FakeOpenAI
+) -> None:
+    async def close(scope: LoopScope) -> None:
+        await client_on(scope, ClientSettings.of(client)).sdk.close()
+
+    ask()
+    default_service().run(close)
+    with pytest.raises(RuntimeError, match="the client has been closed"):
+        ask()
+    assert len(fake_openai.requests) == 1
+
+
+def test_a_new_session_of_the_transport_is_used(
+    ask: Callable[[], Any], client: openai.OpenAI, fake_openai: FakeOpenAI
+) -> None:
+    async def renew(scope: LoopScope) -> None:
+        http_client = client_on(scope, ClientSettings.of(client))._http_client
+        transport = http_client._transport_for_url(http_client.base_url)
+        old: aiohttp.ClientSession = session_of(transport)
+        transport.client = transport.client.__class__(connector=aiohttp.TCPConnector())
+        assert session_of(transport) is not old
+        await old.close()
+
+    ask()
+    default_service().run(renew)
+    ask()
+    assert len(fake_openai.requests) == 2
+
+
+def test_a_cookie_that_is_set_again_has_its_new_value(
+    ask: Callable[[], Any], fake_openai: FakeOpenAI
+) -> None:
+    for value in ("one", "two"):
+        answer = HTTPFault(200, body=completion("x"), headers={"set-cookie": f"a={value}; Path=/"})
+        fake_openai.fail_next(answer)
+        ask()
+        ask()
+    cookies = [request.headers.get("cookie") for request in fake_openai.requests]
+    assert cookies == [None, "a=one", "a=one", "a=two"]
