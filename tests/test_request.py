@@ -554,12 +554,13 @@ class TestSeeing:
         events: list[dict[str, Any]],
     ) -> None:
         engine = build()
-        fake_openai.fail_next(HTTPFault(429), times=20)
+        # The first burst proves nothing. When its calls come back, all are still refused.
+        fake_openai.fail_next(HTTPFault(429), times=30)
         engine.forward(arguments(20))
         names = Counter((event["event"], event["level"]) for event in events)
         assert names["governor.paused", "info"] == 1
         assert names["attempt.retried", "warning"] == 1
-        assert names["attempt.retried", "debug"] == 19
+        assert names["attempt.retried", "debug"] == 29
 
     def test_each_call_is_a_span_under_the_callers_own(
         self, build: Callable[..., AsyncGPTXBatchEngine], fake_openai: FakeOpenAI

@@ -34,7 +34,7 @@ from typing import Any, NamedTuple
 
 from ..errors import ConfigurationError, RequestTooLargeError
 from .buckets import LONGEST_DEBT, WAY_JITTER, Bucket, ServerBucket, read_told
-from .controller import LearnedRate, Slots
+from .controller import LearnedPace, Slots
 from .rate_limit import RateLimit
 
 __all__ = ["Governor", "Pacing", "Permit", "StarvedError", "Ticket"]
@@ -371,7 +371,7 @@ class Governor:
         self._configured: dict[str, Bucket] = {}
         self._told: dict[str, ServerBucket] = {}
         self._told_from = 0  # the first request sent since the server has told its limits
-        self._learned: LearnedRate | None = None
+        self._learned = LearnedPace()
         self._by_requests: list[Bucket] = []  # all of these, by what a request costs in them
         self._by_tokens: list[Bucket] = []
         self._hold: _Hold | None = None
@@ -419,7 +419,8 @@ class Governor:
     @property
     def rate(self) -> float | None:
         """How many requests a second are sent at most; None for no limit. Allowed in any thread."""
-        return min((bucket.rate for bucket in self._by_requests), default=None)
+        rate = min([self._learned.pace, *(bucket.rate for bucket in self._by_requests)])
+        return rate if rate < math.inf else None
 
     def is_at_rest(self) -> bool:
         """Tell whether nothing would be lost if another governor took its place.
@@ -504,8 +505,7 @@ class Governor:
     def _list_buckets(self) -> None:
         known = (self._configured, self._told)
         self._by_tokens = [buckets["tokens"] for buckets in known if "tokens" in buckets]
-        by_requests = [buckets["requests"] for buckets in known if "requests" in buckets]
-        self._by_requests = [*by_requests, self._learned] if self._learned else by_requests
+        self._by_requests = [buckets["requests"] for buckets in known if "requests" in buckets]
 
     # The queue.
 
@@ -598,7 +598,7 @@ class Governor:
         """Return the seconds until slots and buckets allow it; inf: until one is given back."""
         if self._in_flight >= self._slots.allowed:
             return math.inf
-        delay = 0.0
+        delay = self._learned.delay(now) if self._adaptive else 0.0
         for bucket in self._by_requests:
             delay = max(delay, bucket.delay(1, now))
         for bucket in self._by_tokens:
@@ -631,13 +631,14 @@ class Governor:
         if not ticket.attempts:
             ticket._number = self._sent
         ticket.attempts += 1
+        self._learned.send(self._sent, self._in_flight, now)
         self._sent += 1
         self._tokens_sent += tokens
         self._in_flight += 1
         if self._hold is not None:
             self._hold.probe = permit
             self._hold.gap = min(2 * self._hold.gap, LAST_GAP)
-            wait = 0.0 if self._hold.by_refusals else self._hold.gap
+            wait = self._learned.grace if self._hold.by_refusals else self._hold.gap
             self._hold.until = now + max(wait, REFUSAL_SECONDS)
         return permit
 
@@ -659,12 +660,14 @@ class Governor:
 
     def _speed_up(self, permit: Permit, now: float) -> None:
         before, rate_before = self.limit, self.rate
+        was_limited = self._learned.concurrency.is_limited
+        self._learned.accept(permit._number, now)
+        if was_limited and not self._learned.concurrency.is_limited:
+            self._slots.forget()
         grew = self._slots.grow(permit._number, self._in_flight + 1)
         if self._hold is not None and permit._number >= self._hold.number:
             self._resume(self._hold, now)
-        elif self._learned is not None and self._learned.grow(permit._number, now):
-            self._learned = None
-            self._list_buckets()
+        elif rate_before is not None and self.rate is None:
             grew = True
         if grew:
             self._tell("governor_grew", before=before, rate_before=rate_before)
@@ -720,7 +723,9 @@ class Governor:
             if told and not ("retry-after" in headers or "retry-after-ms" in headers):
                 retry_after = None  # made of a reset, when all is back: the bucket knows better
             # One sent before the server had told its limits teaches no more than they do.
-            if not (told and permit._number < self._told_from):
+            if told and permit._number < self._told_from:
+                self._learned.forget(permit._number)
+            else:
                 self._slow_down(permit, retry_after or 0.0, now)
         self._after_failure(now)
 
@@ -728,17 +733,23 @@ class Governor:
         hold = self._hold
         if hold is None or permit._number < hold.number:
             self._refused_in_all += 1
-        rate = self.rate
+        if hold is not None:
+            self._learned.forget(permit._number)
+            self._put_off(hold, permit, retry_after, now)
+            return
+        before = self.rate
         # The rate of a longer window than a minute, such as a day's, is no pace to begin with.
-        if hold is None and self._learned is None and rate and rate * LONGEST_TRUST >= 1:
-            self._learned = LearnedRate(rate, now, ceiling=rate)
-            self._list_buckets()
-        unknown = self._learned is None
-        if hold is None and self._learned is not None:
-            before = self._learned.rate
-            if self._learned.refuse(permit._number, permit._sent_at, self._sent, now):
-                self._tell("governor_cut", before=self.limit, rate_before=before)
-        self._lengthen_row(permit, max(retry_after, unknown * REFUSAL_SECONDS), now, True, unknown)
+        if before and before * LONGEST_TRUST >= 1 and self._learned.pace == math.inf:
+            self._learned.start(before, now)  # what was told is too much
+        limit, cuts = self.limit, self._learned.cuts
+        cut = self._learned.concurrency.is_limited and self._slots.overload(
+            permit._number, self._sent, self._in_flight
+        )
+        self._learned.refuse(permit._number, permit._sent_at, now)
+        if cut or self._learned.cuts > cuts:
+            self._tell("governor_cut", before=limit, rate_before=before)
+        if self._learned.is_blocked:
+            self._begin_hold(retry_after, now, by_refusals=True)
 
     def _overloaded(
         self, permit: Permit, error: Exception, retry_after: float | None, now: float
@@ -755,6 +766,8 @@ class Governor:
 
     def _failed(self, permit: Permit, error: Exception, unreachable: bool, now: float) -> None:
         permit._ticket._faults += 1
+        if not unreachable:
+            self._learned.accept(permit._number, now)
         if unreachable:
             self._note_failure(error, now)
             self._settle_unused(permit)
@@ -765,6 +778,7 @@ class Governor:
         self._after_failure(now)
 
     def _released(self, permit: Permit, now: float) -> None:
+        self._learned.forget(permit._number)
         if self._hold is not None and self._hold.probe is permit:
             self._hold.probe = None
             self._hold.until = now  # another one, then
@@ -776,27 +790,30 @@ class Governor:
 
     # Holding all, and going on.
 
-    def _lengthen_row(
-        self,
-        permit: Permit,
-        retry_after: float,
-        now: float,
-        by_refusals: bool = False,
-        at_once: bool = False,
-    ) -> None:
+    def _lengthen_row(self, permit: Permit, retry_after: float, now: float) -> None:
         """Count a failure in a row; hold all if it is one too many, or says so."""
         self._failures_in_row += 1
+        self._learned.forget(permit._number)
+        if self._hold is not None:
+            self._put_off(self._hold, permit, retry_after, now)
+            return
+        enough = min(ROW_OF_FAILURES, max(2, self._open_tickets))
+        may_hold = self._has_succeeded and self._open_tickets > 1
+        row = self._failures_in_row >= enough and may_hold
+        if row or retry_after > SHORT_RETRY_AFTER:
+            self._begin_hold(retry_after, now, by_refusals=False)
+
+    def _begin_hold(self, retry_after: float, now: float, *, by_refusals: bool) -> None:
         pause = min(retry_after, LONGEST_PAUSE)
-        hold = self._hold
-        if hold is None:
-            enough = min(ROW_OF_FAILURES, max(2, self._open_tickets))
-            may_hold = by_refusals or (self._has_succeeded and self._open_tickets > 1)
-            row = self._failures_in_row >= enough and may_hold
-            if at_once or row or retry_after > SHORT_RETRY_AFTER:
-                until = now + self._jittered(max(pause, FIRST_GAP))
-                self._hold = _Hold(now, self._sent, by_refusals, until, self._marks[0])
-                self._tell("governor_paused", seconds=until - now)
-        elif permit._number < hold.number:
+        until = now + self._jittered(max(pause, FIRST_GAP))
+        self._hold = _Hold(now, self._sent, by_refusals, until, self._marks[0])
+        self._learned.interrupt(now)
+        self._tell("governor_paused", seconds=until - now)
+
+    def _put_off(self, hold: _Hold, permit: Permit, retry_after: float, now: float) -> None:
+        """Put off the next probe, after a failure during a hold."""
+        pause = min(retry_after, LONGEST_PAUSE)
+        if permit._number < hold.number:
             hold.until = max(hold.until, now + pause)
         else:
             hold.until = max(hold.until, now + self._jittered(max(pause, hold.gap)))
@@ -824,10 +841,8 @@ class Governor:
             accepted = sent - (self._refused_in_all - hold.mark.refused)
             if accepted > 0:
                 rate = accepted / max(1.0, hold.began_at - hold.mark.at)
-        if self._learned is None:
-            start = rate if rate < math.inf else max(1.0, self._slots.allowed / RAMP_SECONDS)
-            self._learned = LearnedRate(start, now)
-            self._list_buckets()
+        if rate == math.inf and self._learned.pace == math.inf:
+            rate = max(1.0, self._slots.allowed / RAMP_SECONDS)
         self._learned.resume(rate, now)
 
     def _jittered(self, pause: float) -> float:
