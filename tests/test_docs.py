@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from child import DEADLINE
 
 import gptx_async
 from gptx_async import cli, errors
@@ -23,7 +24,7 @@ def test_the_site_is_built_without_a_warning_and_tells_of_every_public_name(tmp_
         env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
         capture_output=True,
         text=True,
-        timeout=55,
+        timeout=DEADLINE,
         check=False,
     )
     assert done.returncode == 0, done.stderr
