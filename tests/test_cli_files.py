@@ -116,14 +116,17 @@ def test_a_part_that_is_being_written_is_not_replaced(tmp_path: Path) -> None:
 
     first = sink()
     first.write({"a": 1})
-    for overwrite in (False, True):
-        second = sink(overwrite=overwrite)
-        with pytest.raises(DataFileError, match="is being written by another run"):
-            second.check_part()
-        with pytest.raises(DataFileError, match="is being written by another run"):
-            second.write({"a": 2})
-        second.abandon()
-    first.close()
+    try:
+        for overwrite in (False, True):
+            second = sink(overwrite=overwrite)
+            with pytest.raises(DataFileError, match="is being written by another run"):
+                second.check_part()
+            with pytest.raises(DataFileError, match="is being written by another run"):
+                second.write({"a": 2})
+            second.abandon()
+        first.close()
+    finally:
+        first.abandon()
     assert (tmp_path / "a.jsonl").read_text() == '{"a": 1}\n'
     assert [each.name for each in tmp_path.iterdir()] == ["a.jsonl"]
 

@@ -193,12 +193,14 @@ def test_csv_has_json_for_what_is_no_text(tmp_path: Path) -> None:
     sink = Sink(str(tmp_path / "a.csv"), "csv", ["a", "b"], None, "output", "error")
     sink.write({"a": "x,\ny\r", "b": None, "output": {"n": [1]}})
     sink.write({"a": 1, "b": True, "error": SAID})
+    sink.write({"a": "x\ry"})
     sink.close()
     with open(tmp_path / "a.csv", newline="") as file:
         assert [*csv.reader(file)] == [
             ["a", "b", "output", "error"],
             ["x,\ny\r", "", '{"n": [1]}', ""],
             ["1", "true", "", "ValueError: no"],
+            ["x\ry", "", "", ""],
         ]
 
 
