@@ -115,8 +115,8 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
             overload, outages. If not, only the two limits above hold.
         prices: US$ per million tokens in and out, by model: `{"gpt-4o-mini": (0.15, 0.60)}`; a
             third figure is the price of a cached token in. `stats()` then tells the cost.
-        max_cost: US$ after which nothing more is sent by this engine: calls then fail with a
-            `gptx_async.errors.CostLimitError`. What is in flight at that moment may exceed it.
+        max_cost: US$ that the calls of this engine may cost: calls that no longer fit fail with a
+            `gptx_async.errors.CostLimitError`. What calls in flight are expected to cost counts.
         log_content: Whether log events hold prompts, answers and texts of errors.
         pickle_key: Whether a pickle of the engine contains its API key. If not, the key is taken
             from the configuration or the environment of the process that unpickles the engine.
@@ -549,7 +549,8 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
         """
         limit = self._pacing.rate_limit
         can_count = getattr(self._sync_engine, "tokenizer", None) is not None
-        if limit is not None and limit.tokens_per_minute is not None and can_count:
+        limits_tokens = limit is not None and limit.tokens_per_minute is not None
+        if can_count and (limits_tokens or self.max_cost is not None):
             messages = call.get("messages", call.get("input"))
             with contextlib.suppress(Exception):  # none, or in a form that it cannot count
                 return int(self._sync_engine.compute_required_tokens(messages))

@@ -205,7 +205,7 @@ class Request:
             openai.OpenAIError: As the same method of the sync client would, after the last attempt.
             gptx_async.errors.TimeoutError: The last attempt took longer than it may.
             ResponseTooLargeError: The response is larger than it may be.
-            CostLimitError: What was spent has reached `max_cost`; it was not sent.
+            CostLimitError: It does not fit into what is left of `max_cost`; it was not sent.
             RequestTooLargeError: It is more than the configured limit of a minute.
             ConfigurationError: There is a `max_cost`, and no price for the model.
         """
@@ -216,7 +216,7 @@ class Request:
         kept = lines.take(self._key, self._new_line, IDLE_LINE_SECONDS)
         line = kept.resource
         try:
-            response = await self._send(client.resource, line)
+            response = await self._ask(client.resource, line)
         except BaseException as error:
             if (in_place := vars(error).get(_RESPONSE)) is None:
                 self.record.failed(error)
@@ -225,16 +225,22 @@ class Request:
         finally:
             clients.give_back(client)
             lines.give_back(kept)
-        self.record.answered(response)
         self._end_unsent_at_cost(line)
         return response
 
     def _new_line(self) -> _Line:
         return _Line(Governor(self.record.model or "", telemetry.governor_changed))
 
+    async def _ask(self, client: Client, line: _Line) -> Any:
+        """Send it when what it may cost is reserved."""
+        self.record.check_cost()
+        async with self.record.reserving(self._terms.prompt_tokens, _most_tokens(self._kwargs)):
+            response = await self._send(client, line)
+            self.record.answered(response)  # before another call looks at what is left
+        return response
+
     async def _send(self, client: Client, line: _Line) -> Any:
         terms = self._terms
-        self.record.check_cost()
         terms.recorder.limit_of = line.governor
         ticket = line.governor.ticket(terms.pacing, terms.prompt_tokens, _most_tokens(self._kwargs))
         try:

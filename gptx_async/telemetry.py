@@ -23,6 +23,7 @@ from . import clock, tracing
 from .checks import token_count
 from .errors import ConfigurationError, CostLimitError, ServiceError
 from .events import MAX_TEXT, configure_logging, emit, is_enabled, without_keys
+from .reservations import Reservations
 from .stats import Counts, Percentiles, Stats
 
 if TYPE_CHECKING:
@@ -81,8 +82,8 @@ class Recorder:
         prices: US$ per million tokens, in and out, by model: `{"gpt-4o-mini": (0.15, 0.60)}`; a
             third figure is the price of a cached token in. A name without a date is also that of
             its dated versions.
-        max_cost: US$ after which nothing more is sent; None for no limit. What is in flight then
-            may go over it.
+        max_cost: US$ after which nothing more is sent; None for no limit. What calls in flight
+            are expected to cost is reserved.
         log_content: Whether events hold prompts, answers and texts of errors.
         clock: Seconds, monotonic.
         tracer_provider: OpenTelemetry's; the application's global one when not given.
@@ -110,6 +111,8 @@ class Recorder:
         self._counts = Counts()
         self.limit_of: HasLimit | None = None
         """What says how many requests may be out at once: the governor that was asked last."""
+        self._reservations = Reservations()
+        self._usual_costs: dict[str | None, _UsualCost] = {}
         _recorders.add(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -198,12 +201,44 @@ class Recorder:
                 f"There is a max_cost, but no price for the model {model[:100]!r}, so this call "
                 "was not sent. Add the model to prices=, or set max_cost to None."
             )
-        # What is summed up of many roundings may be short of the limit by one.
-        if (spent := self._counts.spent) >= limit * (1 - 1e-9):
-            raise CostLimitError(
-                f"US$ {spent:.4f} were spent, and the limit (max_cost) is {limit:.4f}: "
-                "this call was not sent. Raise max_cost, or set it to None, and ask again."
-            )
+        if self._left(limit) <= 0:
+            raise self._cost_limit_error()
+
+    def _left(self, limit: float | None) -> float:
+        """Return the US$ that are not spent; rounding errors of the sum count as nothing."""
+        if limit is None:
+            return math.inf
+        spent, rounding = self._counts.spent, limit * 1e-9
+        return 0.0 if spent >= limit - rounding else limit + rounding - spent
+
+    def _cost_limit_error(self, amount: float = 0.0) -> CostLimitError:
+        this_call = f"this call may cost {amount:.4f} and" if amount else "this call"
+        limit = 0.0 if self._max_cost is None else self._max_cost
+        return CostLimitError(
+            f"US$ {self._counts.spent:.4f} were spent, and the limit (max_cost) is {limit:.4f}: "
+            f"{this_call} was not sent. Raise max_cost, or set it to None, and ask again."
+        )
+
+    def _estimate(
+        self, model: str | None, prompt_tokens: int, answer_tokens: int | None
+    ) -> float | None:
+        """Return the US$ that a call is expected to cost; None while nothing is known."""
+        price = None if model is None else self._price(model)
+        usual = self._usual_costs.get(model)
+        if price is None or (usual is None and answer_tokens is None):
+            return None
+        answer = math.inf if answer_tokens is None else float(answer_tokens)
+        if usual is not None:
+            answer = min(answer, usual.answer_tokens)
+        by_tokens = (prompt_tokens * price[0] + answer * price[1]) / 1_000_000
+        return by_tokens if usual is None else max(by_tokens, usual.cost)
+
+    def _note_cost(self, model: str | None, usage: Usage | None, cost: float | None) -> None:
+        if self._max_cost is None:
+            return
+        usual = self._usual_costs.setdefault(model, _UsualCost())
+        if usage is not None and cost is not None:
+            usual.add(usage[2], cost)
 
     def _cost(self, model: str | None, response: Any, usage: Usage | None) -> float | None:
         """Return the US$ of an answer, 0 without a price table, None where it is unknown."""
@@ -223,7 +258,26 @@ class Recorder:
 
     def _begin_anew(self) -> None:
         self._counts = Counts()
+        self._reservations = Reservations()
         self.limit_of = None
+
+
+class _UsualCost:
+    """What calls to a model cost so far, on average."""
+
+    __slots__ = ("_count", "answer_tokens", "cost")
+
+    def __init__(self) -> None:
+        self._count = 0
+        self.answer_tokens = 256.0
+        self.cost = 0.0
+
+    def add(self, answer_tokens: int, cost: float) -> None:
+        self._count += 1
+        if self._count == 1:
+            self.answer_tokens = 0.0
+        self.answer_tokens += (answer_tokens - self.answer_tokens) / self._count
+        self.cost += (cost - self.cost) / self._count
 
 
 _WAITING, _IN_FLIGHT, _DONE = range(3)
@@ -300,6 +354,27 @@ class CallRecord:
         if recorder._max_cost is not None:
             recorder._check_budget(self.model, recorder._max_cost)
 
+    def reserving(
+        self, prompt_tokens: int, answer_tokens: int | None
+    ) -> contextlib.AbstractAsyncContextManager[None]:
+        """Return a context manager for the call that reserves what it may cost, on the loop.
+
+        Args:
+            prompt_tokens: Counted or estimated.
+            answer_tokens: The most that the answer may have; None where nothing limits it.
+
+        Raises:
+            CostLimitError: On entry: the call does not fit into `max_cost`.
+        """
+        recorder, model = self._recorder, self.model
+        if recorder._max_cost is None:
+            return _NOTHING
+        return recorder._reservations.hold(
+            lambda: recorder._estimate(model, prompt_tokens, answer_tokens),
+            lambda: recorder._left(recorder._max_cost),
+            recorder._cost_limit_error,
+        )
+
     def sending(self) -> None:
         """Tell that an attempt is sent now: its turn has come.
 
@@ -342,6 +417,7 @@ class CallRecord:
         # 0 without a price table.
         cost = recorder._cost(self.model, response, usage) if recorder._prices is not None else 0.0
         tokens_in, _, tokens_out = usage or (0, 0, 0)
+        recorder._note_cost(self.model, usage, cost)
         ended = None
         with counts.lock:
             if self._state == _DONE:
@@ -437,6 +513,8 @@ class CallRecord:
             is_first, ended = burst.note(now)
             if retry_in is not None:
                 self._since = now
+        if retry_in is None:
+            recorder._note_cost(self.model, None, None)
         if self._span is not None and retry_in is not None:
             self._span.retried(self.attempt, type(error).__name__, retry_in)
         elif self._span is not None:
