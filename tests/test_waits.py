@@ -151,7 +151,7 @@ def test_a_batch_with_waiting_items_ends_at_its_deadline(
     engine = install(fake_openai, MODELS[0])
     waits.together = 3
     fake_openai.reply = lambda request: HTTPFault(500) if request.user_text == "bad" else "good"
-    outputs, metadatas = engine.forward([argument("bad"), argument("fine")], deadline=0.5)
+    outputs, metadatas = engine.forward([argument("bad"), argument("fine")], deadline=5.0)
     assert isinstance(metadatas[0]["exception"], errors.TimeoutError)
     assert outputs[1] == ["good"]
     assert waits.events == ["begins"]

@@ -243,7 +243,7 @@ def test_an_attempt_that_is_late_is_the_same_error(when: str) -> None:
 
     with HostileServer(respond) as server:
         client = openai.OpenAI(api_key="sk-key", base_url=server.base_url, max_retries=0)
-        ask = functools.partial(stand_in_of(client, 0.3).chat.completions.create, **CHAT)
+        ask = functools.partial(stand_in_of(client, 2.0).chat.completions.create, **CHAT)
         with by_the_sdk():
             expected = outcome_of(ask)
         assert outcome_of(ask) == expected
