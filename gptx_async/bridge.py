@@ -285,7 +285,7 @@ def _as_sync(result: Any, client: openai.OpenAI) -> Any:
     if not name.startswith("Async"):
         return result
     sync_class = getattr(openai.pagination, f"Sync{name.removeprefix('Async')}", None)
-    if sync_class is None:
+    if sync_class is None or not hasattr(sync_class, "_set_private_attributes"):
         return result
     fields = {field: getattr(result, field) for field in result.model_fields_set}
     page = sync_class[result._model].construct(**fields)

@@ -185,6 +185,7 @@ def _checks(
             )
         subject = replace(subject, base_url=engine.base_url, is_built_in=True)
     yield _check_vocabulary(subject, engine)
+    yield from _check_private_names()
     yield _check_retries(engine)
     yield _check_proxies(subject)
     yield _check_open_files(subject)
@@ -248,6 +249,35 @@ def _check_transport() -> Check:
         text += ", which this package does not know: each call takes the SDK's own, slower path"
         return Check("transport", "warn", text, "Install aiohttp 3.14: pip install 'aiohttp<3.15'.")
     return Check("transport", "ok", text)
+
+
+def _check_private_names() -> Iterator[Check]:
+    """See that the names of other packages which those do not promise to keep are as known.
+
+    symbolicai's are looked at if it was imported, as it is to find the engine of a model.
+    """
+    from .private_names import missing
+    from .transport import private_names as transport
+
+    names = list(transport.NAMES)
+    if "symai" in sys.modules:
+        from .symbolicai import private_names as symbolicai
+
+        names += symbolicai.NAMES
+    gone = missing(names)
+    for name in gone:
+        yield Check(
+            "private names",
+            "warn",
+            f"{name.package}'s {name.name} is not as known: {name.without}",
+            "Install a newer gptx_async, or an older version of that package.",
+        )
+    packages = {each.package: "" for each in names}
+    for package in packages:
+        packages[package] = ", ".join(each.name for each in names if each.package == package)
+    if not gone:
+        shown = "; ".join(f"{package}: {listed}" for package, listed in packages.items())
+        yield Check("private names", "ok", f"as known: {shown}")
 
 
 def _check_configuration(*, are_given: bool) -> tuple[Configuration, Check]:

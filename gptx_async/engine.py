@@ -778,12 +778,11 @@ def uninstall() -> None:
     Does nothing when nothing is installed, or when another engine was registered since.
     """
     engine, before = _installed.pop("engine", None), _installed.pop("before", None)
-    engines = EngineRepository()._engines
-    if engine is None or engines.get(NEUROSYMBOLIC) is not engine:
+    if engine is None or EngineRepository.list().get(NEUROSYMBOLIC) is not engine:
         return
     retire_limits_of(engine)
     if before is None:
-        del engines[NEUROSYMBOLIC]
+        getattr(EngineRepository(), "_engines", {}).pop(NEUROSYMBOLIC, None)
     else:
         EngineRepository.register(NEUROSYMBOLIC, before, allow_engine_override=True)
 

@@ -14,19 +14,19 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-import inspect
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Self
 
 import aiohttp
 import yarl
 from aiohttp import http_writer
-from aiohttp.client_proto import ResponseHandler
 from aiohttp.http import HttpProcessingError
 from multidict import CIMultiDict
 
+from .private_names import are_there
 from .transport.body import check_length
 from .transport.connector import may_go_again, new_connection
+from .transport.private_names import FAST_PATH
 
 __all__ = ["MAX_HEADER_BYTES", "MOST_BYTES", "Answered", "Exchange", "is_known", "is_too_long"]
 
@@ -39,22 +39,10 @@ may take its time to be sent, and its answer may come meanwhile."""
 
 _serialize_headers: Any = getattr(http_writer, "_serialize_headers", None)
 
-_CONNECT = ("self", "req", "traces", "timeout")
-_RESPONSE_PARAMS = (
-    "self", "timer", "skip_payload", "read_until_eof", "auto_decompress", "read_timeout",
-    "read_bufsize", "timeout_ceil_threshold", "max_line_size", "max_field_size", "max_headers",
-)  # fmt: skip
-
 
 def is_known() -> bool:
     """Tell whether the installed aiohttp has the methods that are used here, as they are known."""
-    return (
-        tuple(inspect.signature(aiohttp.BaseConnector.connect).parameters) == _CONNECT
-        and tuple(inspect.signature(ResponseHandler.set_response_params).parameters)
-        == _RESPONSE_PARAMS
-        and all(hasattr(ResponseHandler, name) for name in ("read", "start_timeout"))
-        and _serialize_headers is not None
-    )
+    return are_there(FAST_PATH)
 
 
 class Answered:

@@ -19,8 +19,8 @@ import threading
 import weakref
 from typing import Any
 
+import symai.context
 from symai.components import DynamicEngine
-from symai.context import CURRENT_ENGINE_VAR
 from symai.functional import EngineRepository
 
 __all__ = [
@@ -70,7 +70,7 @@ def put_engine(argument: Any) -> None:
         argument: What a `forward` begins for.
     """
     found, _thread.found = _thread.found, None
-    if CURRENT_ENGINE_VAR.get() is not None:
+    if _CURRENT is None or _CURRENT.get() is not None:
         return
     engine = EngineRepository.list().get(NEUROSYMBOLIC)
     if engine is None:
@@ -80,14 +80,18 @@ def put_engine(argument: Any) -> None:
     elif found[1] is not None:
         engine = found[1].engine_instance
     _thread.has_put = True  # first: it may be interrupted between the two
-    CURRENT_ENGINE_VAR.set(engine)
+    _CURRENT.set(engine)
 
 
 def take_engine_away() -> None:
     """Take the engine away again, if it was put there in this thread. Costs next to nothing."""
-    if _thread.has_put:
-        CURRENT_ENGINE_VAR.set(None)
+    if _thread.has_put and _CURRENT is not None:
+        _CURRENT.set(None)
         _thread.has_put = False
+
+
+_CURRENT: Any = getattr(symai.context, "CURRENT_ENGINE_VAR", None)
+"""The context variable; None where the installed symbolicai has it no more."""
 
 
 class _Thread(threading.local):

@@ -42,8 +42,9 @@ def let_waits_give_way() -> None:
 
     To do it twice does nothing.
     """
-    if not isinstance(core_ext.time, _Time):
-        core_ext.time = _Time(core_ext.time)
+    module = getattr(core_ext, "time", None)
+    if module is not None and not isinstance(module, _Time):
+        core_ext.time = _Time(module)
 
 
 class _Time:

@@ -20,6 +20,7 @@ import aiohttp
 import httpx2
 import openai
 import pytest
+from aiohttp import client_proto
 from hostile import HostileServer, Received, Respond, completion
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -376,7 +377,7 @@ def test_another_aiohttp_than_is_known_has_no_route(
     class Parser:
         def set_response_params(self, *, another: int = 0) -> None: ...
 
-    monkeypatch.setattr(exchange, "ResponseHandler", Parser)
+    monkeypatch.setattr(client_proto, "ResponseHandler", Parser)
     client = openai.OpenAI(api_key="sk-key", base_url=fake_openai.base_url, max_retries=0)
     told = stand_in_of(client).chat.completions.create(**CHAT)
     assert isinstance(told, ChatCompletion)

@@ -16,8 +16,10 @@ import aiohttp
 import openai
 
 from ..exchange import MAX_HEADER_BYTES
+from ..private_names import are_there
 from .connector import Connector
 from .environment import Environment
+from .private_names import POOL
 
 __all__ = ["Connections", "Handle", "httpx_of"]
 
@@ -127,11 +129,12 @@ def _build_session(transport: Any) -> aiohttp.ClientSession:
     timeouts (openai/openai-python#821). An answer's headers may be as long and as many as the sync
     client takes; the cookies are kept by the SDK's own client, and not a second time.
     """
-    connector = Connector(
-        limit=0,
-        keepalive_timeout=transport.limits.keepalive_expiry,
-        ssl=transport.ssl_context,
-    )
+    connector: aiohttp.TCPConnector
+    if are_there(POOL):
+        keepalive = transport.limits.keepalive_expiry
+        connector = Connector(limit=0, keepalive_timeout=keepalive, ssl=transport.ssl_context)
+    else:  # a pool of which nobody sees what came unasked
+        connector = aiohttp.TCPConnector(limit=0, force_close=True, ssl=transport.ssl_context)
     return aiohttp.ClientSession(
         connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),

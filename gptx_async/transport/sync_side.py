@@ -17,6 +17,7 @@ import openai
 
 from ..client import is_of_cerebras
 from ..wire import is_of_its_package
+from .private_names import has_settings
 
 __all__ = ["is_double", "must_run_in_caller"]
 
@@ -137,6 +138,8 @@ def must_run_in_caller(client: Any, path: Sequence[str]) -> bool:
         client: The sync client: OpenAI's, or Cerebras's.
         path: The attributes that lead to the method.
     """
+    if not has_settings(client):
+        return True
     *names, name = [each for each in path if each != _RAW]
     owner = functools.reduce(getattr, names, client)
     return _side_of(client).is_replaced(client, owner, name)
