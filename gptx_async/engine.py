@@ -55,6 +55,7 @@ from .service import Call, Outcome
 from .telemetry import Recorder, Stats
 from .tokens import remembering
 from .transport.body import MAX_RESPONSE_BYTES
+from .transport.client_cache import IDLE_CLIENT_SECONDS
 from .transport.no_completion import note_of
 from .transport.sync_side import is_double
 from .waits import let_waits_give_way
@@ -111,6 +112,8 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
             call; that is the default when the environment variable GPTX_ASYNC_FAST_PATH is 0.
         retry_error_bodies: Whether a response of status 200 whose body reports a 429 or 5xx, as
             OpenRouter's may, is retried like a response of that status.
+        idle_client_seconds: For how many seconds an unused client for a base URL and key is kept
+            open. What is in flight is never closed.
         adaptive: Whether what the server answers changes the pace: its rate limit headers, 429s,
             overload, outages. If not, only the two limits above hold.
         prices: US$ per million tokens in and out, by model: `{"gpt-4o-mini": (0.15, 0.60)}`; a
@@ -148,6 +151,7 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
         max_response_bytes: int | None = MAX_RESPONSE_BYTES,
         fast_path: bool | None = None,
         retry_error_bodies: bool = False,
+        idle_client_seconds: float = IDLE_CLIENT_SECONDS,
         adaptive: bool = True,
         prices: Mapping[str, Sequence[float]] | None = None,
         max_cost: float | None = None,
@@ -166,6 +170,7 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
         self.timeout = timeout
         self.rate_limit_patience = rate_limit_patience
         self.max_response_bytes = max_response_bytes
+        self.idle_client_seconds = idle_client_seconds
         self.pickle_key = pickle_key
         self.fast_path: bool = checked("fast_path", fast_path)
         self.retry_error_bodies = retry_error_bodies
@@ -540,6 +545,7 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
             max_response_bytes=self.max_response_bytes,
             fast_path=self.fast_path,
             retry_error_bodies=self.retry_error_bodies,
+            idle_client_seconds=self.idle_client_seconds,
         )
 
     def _count_tokens(self, call: Mapping[str, Any]) -> int:
@@ -612,8 +618,8 @@ class AsyncGPTXBatchEngine(AsyncBatchEngine):
             its `rate_limit_patience`.
         **options: As for `AsyncBatchEngine`: window, deadline, timeout, max_concurrency,
             rate_limit, rate_limit_patience, max_response_bytes, fast_path,
-            retry_error_bodies, adaptive, prices, max_cost, log_content. `timeout`, for the whole
-            of an attempt, takes the place of `client_timeout`.
+            retry_error_bodies, idle_client_seconds, adaptive, prices, max_cost, log_content.
+            `timeout`, for the whole of an attempt, takes the place of `client_timeout`.
 
     Raises:
         ValueError: As `GPTXChatEngine` does, for a missing key or an unknown model.

@@ -33,6 +33,7 @@ class EngineOptions(TypedDict, total=False):
     max_response_bytes: int | None
     fast_path: bool | None
     retry_error_bodies: bool
+    idle_client_seconds: float
     adaptive: bool
     prices: Mapping[str, Sequence[float]] | None
     max_cost: float | None
@@ -87,6 +88,7 @@ _NUMBERS: Mapping[str, tuple[str, bool, int | None]] = {
     "client_max_retries": ("a whole number, 0 or above", True, 0),
     "client_timeout": _SECONDS,
     "deadline": _SECONDS,
+    "idle_client_seconds": ("a number of seconds, 0 or above", False, 0),
     "max_concurrency": ("a whole number of requests above 0", True, 1),
     "max_response_bytes": ("a whole number of bytes above 0", True, 1),
     "rate_limit_patience": ("a number of seconds, 0 or above", False, 0),
@@ -96,4 +98,4 @@ _NUMBERS: Mapping[str, tuple[str, bool, int | None]] = {
 """The options that are numbers: what to call them, if they are whole, and the least that they may
 be, None for anything above 0."""
 
-_NEVER_NONE = frozenset({"max_concurrency", "rate_limit_patience", "window"})
+_NEVER_NONE = frozenset({"idle_client_seconds", "max_concurrency", "rate_limit_patience", "window"})

@@ -112,7 +112,8 @@ class _Line:
         return self.governor.is_at_rest()
 
     async def close(self) -> None:
-        """Do nothing: no connection is kept here."""
+        """Let its memory be freed; no connection is kept here."""
+        self.governor.close()
 
     def end_unsent(self, is_meant: Callable[[Request], bool], error: Exception) -> None:
         """Let the requests that are meant end with an error, unsent."""

@@ -437,6 +437,13 @@ class Governor:
             for bucket in known.values()
         )
 
+    def close(self) -> None:
+        """Forget the pacings, whose references would keep the governor for the garbage collector.
+
+        On the loop's thread, when no call is open.
+        """
+        self._pacings.clear()
+
     def ticket(
         self, pacing: Pacing, prompt_tokens: int = 0, answer_tokens: int | None = None
     ) -> Ticket:
