@@ -108,7 +108,10 @@ class TestRetries:
         for _ in range(6):
             with pytest.raises(ValueError, match="Error during generation"):
                 engine.forward(prepared(engine, argument()))
-        assert retry_counts(fake_openai) == ["0", "1"] * 6
+        counts = retry_counts(fake_openai)
+        if isinstance(fault, Reset):  # on a connection of the pool: sent once more, as no retry
+            counts = [count for count, _ in itertools.groupby(counts)]
+        assert counts == ["0", "1"] * 6
 
     def test_a_429_has_a_budget_of_its_own(
         self, build: Callable[..., AsyncGPTXBatchEngine], fake_openai: FakeOpenAI
