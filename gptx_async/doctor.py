@@ -554,6 +554,8 @@ def _ask_base_url(subject: Subject) -> Check:
         )
     except openai.APIStatusError as error:
         return _check_status(subject, error.status_code)
+    except ImportError as error:  # of httpx, for a SOCKS proxy
+        return Check(name, "fail", str(error), "Install it: pip install socksio.")
     except Exception as error:  # what the SDK makes of an answer that is no list of models
         return Check(
             name,
