@@ -16,6 +16,10 @@ FIGURES_SECONDS = 0.5
 """How often the figures after the bar are made anew."""
 
 
+STILL_SECONDS = 5.0
+"""How long a run stands still before the bar says what it waits for."""
+
+
 class Progress:
     """Shows how far a run is, and what the registered engine tells of its calls meanwhile.
 
@@ -31,6 +35,7 @@ class Progress:
         if is_wanted and (is_terminal(sys.stderr) or _is_in_notebook()):
             self._bar = _make_bar(total)
         self._failed = 0
+        self._ended, self._moved = -1, clock.seconds()
         self._begun = self._told = clock.seconds()
         self._before = None if self._bar is None else _stats()
 
@@ -58,6 +63,8 @@ class Progress:
     def _figures(self) -> dict[str, str]:
         figures = {"failed": f"{self._failed:,}"}
         now = _stats()
+        if now is not None and (wait := self._wait(now)):
+            figures["now"] = wait
         if self._before is None or now is None:
             return figures
         before = self._before
@@ -69,6 +76,16 @@ class Progress:
         if now.cost is not None:
             figures["cost"] = f"US$ {now.cost - (before.cost or 0.0):,.4f}"
         return figures
+
+    def _wait(self, now: Any) -> str:
+        """Say what a run that stands still waits for, if that is a rate limit."""
+        present = clock.seconds()
+        ended = now.answered + now.failed + now.cancelled
+        if ended != self._ended or now.in_flight:
+            self._ended, self._moved = ended, present
+        if present - self._moved < STILL_SECONDS or now.next_call_in is None:
+            return ""
+        return f"waiting for the rate limit, next call in {now.next_call_in:.0f} s"
 
 
 def is_terminal(file: TextIO | None) -> bool:

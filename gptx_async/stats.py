@@ -56,6 +56,13 @@ class Stats:
         cost: US$ of all that is known; None without a price table.
         unpriced_calls: Answers that are not in `cost`: of a model without a price, or without a
             count of tokens.
+        limit_source: Where `limit` comes from: 'configured', or 'learned' from overload.
+        rate: Requests a second that are sent at most now; None if nothing limits them.
+        rate_source: Where `rate` comes from: 'configured', 'told' by the server's headers, or
+            'learned' from its refusals.
+        last_cut: What led to the last cut of the limit or the rate, or to the last pause: a kind as
+            in `failures`; None if there was none.
+        next_call_in: Seconds until the next request may go out, if calls wait for a limit.
     """
 
     calls: int
@@ -77,6 +84,11 @@ class Stats:
     took: Percentiles
     cost: float | None
     unpriced_calls: int
+    limit_source: str | None = None
+    rate: float | None = None
+    rate_source: str | None = None
+    last_cut: str | None = None
+    next_call_in: float | None = None
 
     def table(self) -> str:
         """Return a table for people, a line for each subject."""
@@ -96,6 +108,7 @@ class Stats:
                 "attempts",
                 f"{self.attempts:,}: {self.retries:,} retries, {self.rate_limited:,} times 429",
             ),
+            ("pace", self._pace()),
             ("failures", ", ".join(f"{kind} {count:,}" for kind, count in kinds) or "none"),
             ("tokens in", _tokens(self.tokens_in, self.failed_tokens_in)),
             ("tokens out", _tokens(self.tokens_out, self.failed_tokens_out)),
@@ -106,6 +119,18 @@ class Stats:
             unpriced = f", without {self.unpriced_calls:,} unpriced calls"
             rows.append(("cost", f"US$ {self.cost:,.4f}{unpriced if self.unpriced_calls else ''}"))
         return "\n".join(f"{name:<11} {text}" for name, text in rows)
+
+    def _pace(self) -> str:
+        parts = []
+        if self.rate is not None:
+            parts.append(f"{self.rate:,.2f} requests a second ({self.rate_source})")
+        if self.limit is not None:
+            parts.append(f"{self.limit:,} at once ({self.limit_source})")
+        if self.last_cut is not None:
+            parts.append(f"last cut by {self.last_cut}")
+        if self.next_call_in is not None:
+            parts.append(f"next call in {self.next_call_in:,.0f} s")
+        return ", ".join(parts) or "nothing yet"
 
 
 class Counts:

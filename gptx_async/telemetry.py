@@ -17,6 +17,7 @@ import re
 import uuid
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from . import clock, tracing
@@ -65,12 +66,40 @@ Usage = tuple[int, int, int]
 """Tokens in, those of them that were cached, tokens out."""
 
 
+class HasPace(Protocol):
+    """A governor's `Pace`, as far as it is known here."""
+
+    @property
+    def rate(self) -> float | None:
+        """Requests a second."""
+
+    @property
+    def rate_source(self) -> str | None:
+        """What bounds the rate."""
+
+    @property
+    def limit_source(self) -> str:
+        """What bounds the requests in flight."""
+
+    @property
+    def last_cut(self) -> Exception | None:
+        """The error that led to the last cut."""
+
+    @property
+    def next_call_in(self) -> float | None:
+        """Seconds until the next request."""
+
+
 class HasLimit(Protocol):
     """A governor, as far as it is known here."""
 
     @property
     def limit(self) -> int:
         """How many requests may be out at once now."""
+
+    @property
+    def pace(self) -> HasPace:
+        """What bounds the requests now, and why."""
 
 
 class Recorder:
@@ -188,8 +217,20 @@ class Recorder:
 
     def stats(self) -> Stats:
         """Return what was counted. Allowed in any thread."""
-        limit = None if self.limit_of is None else self.limit_of.limit
-        return self._counts.snapshot(limit, has_prices=self._prices is not None)
+        governor = self.limit_of
+        limit = None if governor is None else governor.limit
+        stats = self._counts.snapshot(limit, has_prices=self._prices is not None)
+        if governor is None:
+            return stats
+        pace = governor.pace
+        return replace(
+            stats,
+            limit_source=pace.limit_source,
+            rate=pace.rate,
+            rate_source=pace.rate_source,
+            last_cut=None if pace.last_cut is None else failure_kind(pace.last_cut),
+            next_call_in=pace.next_call_in,
+        )
 
     def reset(self) -> None:
         """Count from zero; calls in progress are counted as made now. `spent` is kept."""

@@ -24,6 +24,7 @@ from child import run_child
 from gptx_async import telemetry
 from gptx_async.errors import ConfigurationError, CostLimitError, LoopThreadDiedError
 from gptx_async.events import EVENTS, QUIET_SECONDS, emit
+from gptx_async.pacing.governor import Pace
 from gptx_async.stats import RELATIVE_ERROR, Histogram
 from gptx_async.telemetry import CallRecord, Recorder, Stats, configure_logging, failure_kind
 
@@ -34,11 +35,15 @@ REQUEST = {"model": MODEL, "messages": [{"role": "user", "content": "the prompt"
 PRICES = {MODEL: (0.15, 0.60), "gpt-4o": (2.5, 10.0)}
 
 
+UNBOUND = Pace(None, None, "configured", None, None)
+
+
 @dataclass
 class Pacer:
     """Stands for a governor."""
 
     limit: int
+    pace: Pace = UNBOUND
 
 
 class Clock:

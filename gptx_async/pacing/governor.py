@@ -37,7 +37,7 @@ from .buckets import LONGEST_DEBT, WAY_JITTER, Bucket, ServerBucket, read_told
 from .controller import LearnedPace, Slots
 from .rate_limit import RateLimit
 
-__all__ = ["Governor", "Pacing", "Permit", "StarvedError", "Ticket"]
+__all__ = ["Governor", "Pace", "Pacing", "Permit", "StarvedError", "Ticket"]
 
 ROW_OF_FAILURES = 8
 """How many failures without a success between hold all; as many as are at work, if they are fewer.
@@ -306,6 +306,24 @@ class Permit:
         return asyncio.get_running_loop().time()
 
 
+class Pace(NamedTuple):
+    """What bounds the requests of a governor.
+
+    Attributes:
+        rate: Requests a second; None where nothing bounds them.
+        rate_source: 'configured', 'told' (by the server's headers) or 'learned'; None likewise.
+        limit_source: What bounds the requests in flight: 'configured' or 'learned'.
+        last_cut: The error that led to the last cut or pause.
+        next_call_in: Seconds until the next request goes out, as far as a timer decides it.
+    """
+
+    rate: float | None
+    rate_source: str | None
+    limit_source: str
+    last_cut: Exception | None
+    next_call_in: float | None
+
+
 class _Mark(NamedTuple):
     """How many had been sent, and how many of them refused, at a time."""
 
@@ -395,6 +413,7 @@ class Governor:
         self._failing_since: float | None = None  # the first failure since the last success
         self._failed_at = -math.inf
         self._swept_at = -math.inf
+        self._last_cut: Exception | None = None
         self._granted_at = -math.inf
         self._blocked_since: float | None = None  # since when refusals alone let nothing through
         self._patience = math.inf
@@ -421,6 +440,25 @@ class Governor:
         """How many requests a second are sent at most; None for no limit. Allowed in any thread."""
         rate = min([self._learned.pace, *(bucket.rate for bucket in self._by_requests)])
         return rate if rate < math.inf else None
+
+    @property
+    def pace(self) -> Pace:
+        """What bounds the requests now, and why. Allowed in any thread."""
+        rates = {"learned": self._learned.pace}
+        for source, buckets in (("told", self._told), ("configured", self._configured)):
+            if (bucket := buckets.get("requests")) is not None:
+                rates[source] = bucket.rate
+        source = min(rates, key=lambda each: (rates[each], each != "configured"))
+        timer, next_in = self._timer, None
+        if timer is not None and self._waiting:
+            next_in = max(0.0, timer.when() - self._loop.time())
+        return Pace(
+            rates[source] if rates[source] < math.inf else None,
+            source if rates[source] < math.inf else None,
+            "configured" if self._slots.allowed >= self._slots.most else "learned",
+            self._last_cut,
+            next_in,
+        )
 
     def is_at_rest(self) -> bool:
         """Tell whether nothing would be lost if another governor took its place.
@@ -964,6 +1002,8 @@ class Governor:
         return max(delays, default=0.0)
 
     def _tell(self, event: str, **fields: object) -> None:
+        if event != "governor_grew":
+            self._last_cut = self._last_error
         self._notify(
             event,
             {
