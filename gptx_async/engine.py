@@ -11,8 +11,10 @@ client that it calls is a stand-in, and the three ways a call can go from there 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import copy
+import difflib
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,6 +32,7 @@ from .bridge import StandInClient, tell_of_a_double
 from .client import ClientSettings
 from .error_keys import hide_key
 from .errors import (
+    AsyncioNeededError,
     ConfigurationError,
     CostLimitError,
     GPTXAsyncError,
@@ -309,6 +312,11 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
             asyncio.CancelledError: The caller was cancelled; by then the calls are cancelled and
                 every item that was begun is unwound.
         """
+        if asyncio._get_running_loop() is None:
+            raise AsyncioNeededError(
+                "engine.aforward needs asyncio's event loop, and none is running here. Under trio "
+                "use trio.to_thread.run_sync(engine.forward, argument)."
+            )
         if isinstance(argument, (list, tuple)):
             with self._told_batch(self._forward, argument, deadline, timeout) as batch:
                 return _transpose(await batch.run_async())
@@ -392,6 +400,8 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
             tell_of_a_double("The engine's client is a mock")
         elif name == "client":
             value = StandInClient(value, self._dispatch, self._terms, take_engine_away)
+        elif not hasattr(self._sync_engine, name):
+            _check_name(name)
         setattr(self._sync_engine, name, value)
 
     def __delattr__(self, name: str) -> None:
@@ -797,6 +807,17 @@ def retire_limits_of(engine: object) -> None:
     """Stop applying the limits of an engine, if it has any, until somebody calls it again."""
     if isinstance(engine, AsyncBatchEngine):
         engine._pacing.retire()
+
+
+def _check_name(name: str) -> None:
+    """Check that an attribute that no engine has is not a misspelled option.
+
+    Raises:
+        ConfigurationError: It is like the name of one.
+    """
+    alike = difflib.get_close_matches(name, _OPTIONS, n=1, cutoff=0.8)
+    if alike:
+        raise ConfigurationError(f"The engine has no option {name!r}. Did you mean {alike[0]!r}?")
 
 
 def _account(api_key: str | None, model: str | None, asking: str) -> tuple[str, str]:

@@ -6,6 +6,7 @@ None of them holds a prompt, an answer or a key.
 import builtins
 
 __all__ = [
+    "AsyncioNeededError",
     "CallCancelledError",
     "CheckpointError",
     "ConfigurationError",
@@ -53,6 +54,10 @@ class LoopThreadDiedError(ServiceError):
 
 class LoopThreadError(ServiceError):
     """A blocking call was made on the background loop's own thread, where it could never return."""
+
+
+class AsyncioNeededError(GPTXAsyncError, RuntimeError):
+    """A coroutine of the package was awaited outside asyncio, for example under trio."""
 
 
 class CallCancelledError(GPTXAsyncError):
