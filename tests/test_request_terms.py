@@ -73,11 +73,16 @@ class TestCosts:
     def test_a_call_that_may_not_be_sent_again_gives_its_permit_back(
         self, build: Build, fake_openai: FakeOpenAI
     ) -> None:
-        """While the first waits for its second attempt, the other one uses up what may be spent."""
-        engine = build(max_concurrency=1, adaptive=False, **COSTLY)
-        fake_openai.fail_next(HTTPFault(429, retry_after_ms=500))
-        errors = errors_of(engine.forward(arguments("first", "other")))
-        assert [type(error) for error in errors] == [CostLimitError, type(None)]
+        """While it waits for its second attempt, the limit is set below what was spent."""
+        engine = build(max_concurrency=1, adaptive=False, prices={MODEL: (1e6, 0.0)})
+        engine.forward(arguments("first"))
+        fake_openai.fail_next(HTTPFault(429, retry_after=2))
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(engine.forward, arguments("second"))
+            fake_openai.wait_for(lambda server: len(server.answers) == 2, 50)
+            engine.max_cost = 0.01
+            [error] = errors_of(asked.result(50))
+        assert isinstance(error, CostLimitError)
         assert len(fake_openai.requests) == 2
         engine.max_cost = None
         after = engine.forward(arguments("third"), deadline=20)
@@ -104,7 +109,7 @@ class TestCosts:
         self, build: Build, fake_openai: FakeOpenAI
     ) -> None:
         """A remedy that asks again by `with_options` is paced, counted and limited by the cost."""
-        engine = build(**COSTLY)
+        engine = build(prices={MODEL: (1e6, 0.0)})
 
         def ask_again(sync_engine: Any, _error: Any, *_: Any) -> Any:
             copied = sync_engine.client.with_options(timeout=30).copy(max_retries=0)
@@ -117,6 +122,7 @@ class TestCosts:
         assert (stats.calls, stats.answered, stats.failed) == (2, 1, 1)
         assert stats.cost is not None
         assert stats.cost > 1.0, "the answer to the remedy counts"
+        engine.max_cost = 1.0
         with pytest.raises(CostLimitError):
             ask_again(engine, None)
         assert len(fake_openai.requests) == 2
@@ -143,6 +149,17 @@ class TestReservations:
         assert isinstance(error, RequestTooLargeError)
         [error] = errors_of(engine.forward([exact], deadline=1.0))
         assert not isinstance(error, RequestTooLargeError)
+
+    def test_a_limit_of_the_answer_beyond_all_bounds_is_for_the_server_to_refuse(
+        self, build: Build, fake_openai: FakeOpenAI
+    ) -> None:
+        engine = build()
+        messages = [{"role": "user", "content": "x"}]
+        answer = engine.client.chat.completions.create(
+            model=MODEL, messages=messages, max_completion_tokens=10**400
+        )
+        assert answer.choices
+        assert fake_openai.requests[0].body["max_completion_tokens"] == 10**400
 
     @pytest.mark.parametrize(("text", "tokens"), [("", 0), ("x", 1), ("xxxx", 1), ("xxxxx", 2)])
     def test_an_estimate_is_rounded_up(self, text: str, tokens: int) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from virtual_time import clock, error_with, settle_down, simulate
 
+from gptx_async.checks import LONGEST_SECONDS
+from gptx_async.pacing.buckets import Bucket
 from gptx_async.pacing.governor import Governor, Pacing, Permit, StarvedError, Ticket
 from gptx_async.pacing.rate_limit import RateLimit
 
@@ -83,22 +85,23 @@ def test_a_call_that_was_never_sent_waits_for_two_seconds_at_least() -> None:
     """Whatever its patience, for the refusals are those of others."""
 
     async def main() -> tuple[bool, bool]:
-        governor, pacing = Governor(), Pacing()
+        governor, pacing = Governor(), Pacing(max_concurrency=3)
         permits = [await governor.ticket(pacing).admit(300) for _ in range(3)]
-        permits[0].refused(error_with(429), {}, 9.0)
-        # Each second one of the first of these goes out, to test the server.
-        patiences = [300, 300, 300, 300, 300, 0.1]
+        # Each place that becomes free is taken by one of the first of these.
         *_, waiting = [
-            asyncio.ensure_future(governor.ticket(pacing).admit(each)) for each in patiences
+            asyncio.ensure_future(governor.ticket(pacing).admit(patience))
+            for patience in (300, 300, 300, 300, 0.1)
         ]
+        await settle_down()
+        permits[0].refused(error_with(429), {}, None)
         await asyncio.sleep(1.2)
-        permits[1].refused(error_with(429), {}, 9.0)
+        permits[1].refused(error_with(429), {}, None)
         await settle_down()
         is_early = waiting.done()
         await asyncio.sleep(1.5)
-        permits[2].refused(error_with(429), {}, 9.0)
+        permits[2].refused(error_with(429), {}, None)
         await settle_down()
-        return is_early, isinstance(waiting.exception(), StarvedError)
+        return is_early, waiting.done() and isinstance(waiting.exception(), StarvedError)
 
     assert simulate(main()) == (False, True)
 
@@ -114,7 +117,7 @@ def test_pauses_are_of_different_lengths() -> None:
                 seconds.append(fields["seconds"])
 
         governor = Governor(notify=note, rng=random.Random(seed))
-        (await governor.ticket(Pacing()).admit(300)).refused(error_with(429), {}, 5.0)
+        (await governor.ticket(Pacing()).admit(300)).overloaded(error_with(503), {}, 5.0)
         return float(seconds[0])
 
     pauses = [simulate(pause(seed)) for seed in range(10)]
@@ -196,6 +199,15 @@ def test_requests_are_never_free_though_answers_have_no_tokens() -> None:
         return governor._reserve(governor.ticket(pacing))
 
     assert simulate(main()) >= 1.0
+
+
+def test_a_rate_of_nearly_zero_has_finite_waits() -> None:
+    """Whether a bucket is made with it or gets it later."""
+    made, changed = Bucket(1e-320, 1.0, 0.0), Bucket(1.0, 1.0, 0.0)
+    changed.change(1e-320, 1.0, 0.0)
+    for bucket in (made, changed):
+        bucket.take(1)
+        assert 0 < bucket.delay(1, 0.0) <= LONGEST_SECONDS
 
 
 class TestAtRest:

@@ -111,6 +111,27 @@ def test_a_response_that_is_too_large_is_an_error_and_not_asked_for_again(
     assert ask(engine)[0] == ["small"]
 
 
+def test_a_response_that_says_to_be_too_large_is_not_waited_for(
+    serve: Callable[[bytes], HostileServer], path: str
+) -> None:
+    """Its body never comes."""
+    head = http(b"").replace(b"content-length: 0", b"content-length: 1000000000")
+    gone = threading.Event()
+
+    def respond(_received: Received, connection: socket.socket) -> None:
+        connection.sendall(head)
+        if not connection.recv(1):  # the client has closed it
+            gone.set()
+
+    serve(b"").respond = respond
+    engine = AsyncGPTXBatchEngine(
+        *ACCOUNT, max_response_bytes=MIB, timeout=20, client_max_retries=0
+    )
+    with pytest.raises(errors.ResponseTooLargeError):
+        ask(engine)
+    assert gone.wait(20)
+
+
 @pytest.mark.parametrize("form", ["plain", "gzip", "gzip twice", "deflate", "gzip in chunks"])
 @pytest.mark.parametrize("size", [10, 300_000, 2 * MIB])
 def test_a_response_within_the_bound_is_answered_as_by_the_sync_engine(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 import aiohttp
+import httpx2
 import openai
 import pytest
 from hostile import completion
@@ -18,6 +20,7 @@ from gptx_async.client import ClientSettings
 from gptx_async.request import Terms
 from gptx_async.service import Call, LoopScope, default_service
 from gptx_async.testing import FakeOpenAI, HTTPFault
+from gptx_async.transport.target import target_of
 from gptx_async.wire import session_of
 
 CHAT: dict[str, Any] = {
@@ -67,6 +70,34 @@ def test_a_new_session_of_the_transport_is_used(
     default_service().run(renew)
     ask()
     assert len(fake_openai.requests) == 2
+
+
+def test_a_client_that_is_closed_leaves_the_calls_of_others_alone(
+    ask: Callable[[], Any],
+    client: openai.OpenAI,
+    fake_openai: FakeOpenAI,
+    in_thread: Callable[..., Future[Any]],
+) -> None:
+    """All clients of one environment send by the same connections."""
+    other = client.with_options(api_key="sk-other")
+
+    async def close(scope: LoopScope) -> None:
+        await client_on(scope, ClientSettings.of(other)).sdk.close()
+
+    stand_in = StandInClient(other, lambda request: wait_for(Call(request)))
+    stand_in.chat.completions.create(**CHAT)
+    fake_openai.hold()
+    asked = in_thread(ask)
+    fake_openai.wait_for(lambda server: server.in_flight == 1, 20)
+    default_service().run(close)
+    fake_openai.release()
+    assert asked.result(20).choices
+    assert len(fake_openai.requests) == 2
+
+
+@pytest.mark.parametrize("path", ["/v1/x?", "/v1/x", "/v1/x?a=%2F", "/v1/%3A?"])
+def test_a_target_has_the_bytes_of_the_url(path: str) -> None:
+    assert target_of(httpx2.URL(f"http://127.0.0.1:9{path}")).raw_path_qs == path
 
 
 def test_a_cookie_that_is_set_again_has_its_new_value(

@@ -279,7 +279,7 @@ MUTANTS = [
             pass
 """,
         "a governor that is in use for ever is never dropped",
-        ("test_request.py", "test_environment.py"),
+        ("test_idle_cache.py",),
     ),
     Mutant(
         "Q13-client-not-given-back",
@@ -291,7 +291,7 @@ MUTANTS = [
             pass
 """,
         "a client that is in use for ever is never closed",
-        ("test_environment.py", "test_request.py", "test_bridge.py"),
+        ("test_idle_cache.py",),
     ),
     Mutant(
         "Q14-answers-unbounded",
@@ -299,7 +299,7 @@ MUTANTS = [
         "return min(most, MOST_TOKENS)",
         "return most",
         "no limit of an answer is longer than any model's context",
-        ("test_numbers_that_lie.py", "test_request.py"),
+        ("test_request_terms.py",),
     ),
     Mutant(
         "Q15-row-in-order-of-arrival",

@@ -162,7 +162,7 @@ MUTANTS = [
         "self.rate = max(rate, LOWEST_RATE)",
         "self.rate = rate",
         "a wait must be finite, whatever the rate",
-        ("test_numbers_that_lie.py",),
+        ("test_governor_rules.py",),
     ),
     Mutant(
         "G19-rate-changed-to-zero",
@@ -170,7 +170,7 @@ MUTANTS = [
         "self.rate = max(rate, LOWEST_RATE)",
         "self.rate = rate",
         "a wait must be finite, whatever the rate",
-        ("test_numbers_that_lie.py", "test_governor.py"),
+        ("test_governor_rules.py",),
     ),
     Mutant(
         "G20-large-request-waits-for-all",
