@@ -88,8 +88,12 @@ class IdleCache(Generic[T]):
         self._idle[lease._key] = lease
         if len(self._leases) > self._most:
             self._drop_longest_unused()
+        due = lease._unused_since + lease._seconds
+        if self._timer is not None and self._timer.when() > due:
+            self._timer.cancel()
+            self._timer = None
         if self._timer is None:
-            self._timer = loop.call_later(lease._seconds, self._sweep)
+            self._timer = loop.call_at(due, self._sweep)
 
     async def close(self) -> None:
         """Close everything."""

@@ -84,6 +84,19 @@ def test_it_is_not_closed_while_it_is_used_again() -> None:
     asyncio.run(main())
 
 
+def test_a_short_time_is_kept_beside_a_long_one() -> None:
+    async def main() -> None:
+        closing = Closing()
+        cache = IdleCache(9, closing.close)
+        for name, seconds in (("long", 600), ("short", 0.01)):
+            cache.give_back(closing.take(cache, name, seconds))
+        await closing.wait_for("short")
+        assert closing.closed == ["short"]
+        await cache.close()
+
+    asyncio.run(main())
+
+
 def test_above_the_bound_the_one_unused_for_longest_is_closed() -> None:
     async def main() -> None:
         closing = Closing()

@@ -286,6 +286,14 @@ MUTANTS = [
         ("test_idle_cache.py",),
     ),
     Mutant(
+        "W43-longer-time-waited-for",
+        "IdleCache.give_back",
+        "if self._timer is not None and self._timer.when() > due:",
+        "if False:",
+        "a client that may be unused for a second is not kept for another's minute",
+        ("test_idle_cache.py",),
+    ),
+    Mutant(
         "W26-idle-never-dropped",
         "IdleCache._sweep",
         """\
