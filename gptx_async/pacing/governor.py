@@ -117,6 +117,7 @@ class Pacing:
     rate_limit: RateLimit | None = None
     adaptive: bool = True
     _governors: list[weakref.ref[Governor]] = field(default_factory=list, init=False, repr=False)
+    _successor: Pacing | None = field(default=None, init=False, repr=False)
 
     def retire(self, successor: Pacing | None = None) -> None:
         """Stop applying the limits, until the next call that has them. Allowed in any thread.
@@ -127,6 +128,7 @@ class Pacing:
         Args:
             successor: The limits to apply instead, also to the calls that wait.
         """
+        object.__setattr__(self, "_successor", successor)
         for reference in [*self._governors]:
             governor = reference()
             if governor is not None:
@@ -494,6 +496,8 @@ class Governor:
             prompt_tokens: What the engine counts.
             answer_tokens: The most that the answer may have; None where nothing limits it.
         """
+        while pacing._successor is not None:  # the options changed while the call was on its way
+            pacing = pacing._successor
         if not self._knows(pacing):
             self._loop = asyncio.get_running_loop()
             self._register(pacing)

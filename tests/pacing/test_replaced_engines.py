@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 from asking import KEY, MODEL, arguments, errors_of, governor_of, make_engine
+from virtual_time import settle_down, simulate
 
 import gptx_async
 from gptx_async import AsyncBatchEngine, RateLimit
+from gptx_async.pacing.governor import Governor, Pacing
 from gptx_async.testing import FakeOpenAI
 
 SLOW = RateLimit(requests_per_minute=1)
@@ -60,6 +62,17 @@ class TestReplaced:
         with gptx_async.dynamic_engine(MODEL, KEY, max_concurrency=2) as dynamic:
             assert limits_of(dynamic) == (2, None)
         assert limits_of(make_engine(max_concurrency=100)) == (100, None)
+
+    def test_a_call_that_is_on_its_way_has_the_changed_limit(self) -> None:
+        async def main() -> float | None:
+            governor, old, new = Governor(), Pacing(rate_limit=SLOW), Pacing()
+            governor.ticket(old)
+            old.retire(new)
+            await settle_down()
+            governor.ticket(old)
+            return governor.rate
+
+        assert simulate(main()) is None
 
     def test_what_waits_for_the_old_limit_goes_on(
         self, fake_openai: FakeOpenAI, in_thread: Any
