@@ -110,9 +110,7 @@ FAULTS: dict[str, Fault] = {
     "no_choices": NoChoices(),
     "empty_choices": EmptyChoices(),
     "choice_without_a_message": HTTPFault(200, body={"choices": [{"index": 0}]}),
-    "reset_before_the_answer": Reset("before"),
     "reset_in_the_middle": Reset("middle"),
-    "closed_before_the_answer": Bytes(b""),
     "closed_in_the_headers": Bytes(b"HTTP/1.1 200 OK\r\ncontent-le"),
     "closed_in_the_middle": Bytes(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{"),
     "no_http": Bytes(b"220 mail.example ESMTP\r\n\r\n"),
@@ -144,6 +142,11 @@ def ask_twice(world: World) -> Any:
     return ask_by_hand(world, {"except_remedy": remedy})
 
 
+@cases(
+    {"reset_before_the_answer": Reset("before"), "closed_before_the_answer": Bytes(b"")},
+    prefix="failure",
+    alone=True,  # on a connection of another query each request would be sent once more
+)
 @cases(REFUSALS, prefix="failure", alone=True)
 @cases(FAULTS)
 def failure(world: World, fault: Fault) -> Any:
@@ -249,7 +252,7 @@ LOST = {
 }
 
 
-@cases(LOST, options={"client_max_retries": 1})
+@cases(LOST, options={"client_max_retries": 1}, alone=True)  # as in `failure`
 def retried_after(world: World, fault: Fault) -> Any:
     world.fail(fault)
     return Symbol(SKY).query("Which colour?")

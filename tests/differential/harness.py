@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any, TypeAlias
 
 import openai
+from looking import close_idle_connections
 from symai import Expression, Symbol, core_ext
 from symai.backend.engines.neurosymbolic.engine_openai_gptX_chat import GPTXChatEngine
 from symai.functional import EngineRepository
@@ -247,6 +248,8 @@ class Laboratory:
         """Register an engine as the case wants it, and put back afterwards all that was before."""
         engines = EngineRepository()._engines
         registered, api_key = dict(engines), openai.api_key
+        if engine_name == "async":
+            close_idle_connections()
         try:
             with _kept_root_logger(), warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # as symbolicai does when imported
