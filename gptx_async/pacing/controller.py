@@ -316,8 +316,8 @@ class LearnedPace:
         self.own.doubt(request)
         if self._phase == "low":
             self._judge(request, now)
-        else:
-            self._watch(request, now)
+        elif self._phase == "high" or request.in_flight:
+            self._watch(request, now)  # one call at a time is paced by its own waits
 
     def _recent_rate(self, now: float) -> float:
         """Return how many were accepted in a second of late."""
@@ -457,7 +457,11 @@ class LearnedPace:
         self.own.learn(self._trial.sent, self._trial.refused, now)
         self._times_back = 0
         self._begin("high", self.pace, now)
-        self._growth = GUESS_GROWTH if self._before == math.inf else self._slow_growth
+        self._growth = self._slow_growth
+        if self._deep_trials:  # the limit is somewhere between the paces of the trials
+            self._growth, self._ceiling = FAST_GROWTH, 0.0
+        if self._before == math.inf:
+            self._growth = GUESS_GROWTH
 
     def _go_back(self, now: float) -> None:
         """Return to the pace before, or above, for the lower one did not help."""

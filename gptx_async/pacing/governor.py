@@ -85,6 +85,13 @@ The header has whole seconds: a bucket of 20 a second says 1 where it means 0.05
 REFUSAL_SECONDS = 1.0
 """After how long a probe that is not refused is taken for accepted; an answer may take minutes."""
 
+FIRST_FEW, FIRST_ANSWER_SECONDS = 8, 0.25
+"""How many requests go out before anything is known of a server, and for how many seconds at most
+the others wait for the first answer: its headers may tell a limit.
+
+Without this wait a first burst of 100 spends what a bucket of 20 has, and 80 are refused.
+"""
+
 RAMP_SECONDS = 2.0
 """Over how many seconds the slots are filled again after a hold, where no rate is known."""
 
@@ -294,6 +301,7 @@ class Permit:
 
     def _settle(self, learn: Callable[..., None], *args: Any) -> None:
         now = self._give_back()
+        self._governor._first_answer_by = -math.inf
         try:
             learn(self, *args, now)
         except BaseException:
@@ -390,6 +398,7 @@ class Governor:
         self._slots = Slots(Pacing.max_concurrency)
         self._configured: dict[str, Bucket] = {}
         self._told: dict[str, ServerBucket] = {}
+        self._first_answer_by = math.inf  # or else the first burst goes out; -inf: it is there
         self._told_from = 0  # the first request sent since the server has told its limits
         self._learned = LearnedPace()
         self._by_requests: list[Bucket] = []  # all of these, by what a request costs in them
@@ -647,7 +656,11 @@ class Governor:
         """Return the seconds until slots and buckets allow it; inf: until one is given back."""
         if self._in_flight >= self._slots.allowed:
             return math.inf
-        delay = self._learned.delay(now) if self._adaptive else 0.0
+        delay = 0.0
+        if self._adaptive:
+            delay = self._learned.delay(now)
+            if self._sent >= FIRST_FEW:
+                delay = max(delay, self._first_answer_by - now)
         for bucket in self._by_requests:
             delay = max(delay, bucket.delay(1, now))
         for bucket in self._by_tokens:
@@ -680,6 +693,8 @@ class Governor:
         if not ticket.attempts:
             ticket._number = self._sent
         ticket.attempts += 1
+        if not self._sent:
+            self._first_answer_by = now + FIRST_ANSWER_SECONDS
         self._learned.send(self._sent, self._in_flight, now)
         self._sent += 1
         self._tokens_sent += tokens

@@ -2,6 +2,7 @@
 
     scripts/bench [speed] [--quick] [--peers] ...    calls a second, CPU, memory: `speed.py`
     scripts/bench pace                               how rate limits are used: `testing/pace.py`
+    scripts/bench pace --simulate                    the same against simulated servers
 
 A run of `speed` is a few processes: this one, which gives the orders and prints; `server.py`, which
 answers; and for each environment one `child.py`, which forks for every single measurement.

@@ -12,6 +12,10 @@ def main(arguments: list[str]) -> int:
     command, rest = "speed", arguments
     if arguments and arguments[0] in COMMANDS:
         command, *rest = arguments
+    if command == "pace" and rest == ["--simulate"]:
+        from .. import pace_table
+
+        return pace_table.main()
     if command == "pace":
         from .. import pace
 

@@ -68,7 +68,7 @@ MUTANTS = [
     ),
     Mutant(
         "G8-pause-uncapped",
-        "Governor._lengthen_row",
+        "Governor._begin_hold",
         "pause = min(retry_after, LONGEST_PAUSE)",
         "pause = retry_after",
         "a long Retry-After must not stop everything for longer than the longest pause",
@@ -296,8 +296,8 @@ MUTANTS = [
     Mutant(
         "G33-day-rate-as-pace",
         "Governor._slow_down",
-        "if hold is None and self._learned is None and rate and rate * LONGEST_TRUST >= 1:",
-        "if hold is None and self._learned is None and rate:",
+        "if before and before * LONGEST_TRUST >= 1 and self._learned.pace == math.inf:",
+        "if before and self._learned.pace == math.inf:",
         "the rate of a day's window is no pace to begin with",
         ("test_patience.py", "test_times_told.py", "test_governor.py"),
     ),
@@ -311,14 +311,14 @@ MUTANTS = [
     ),
     Mutant(
         "G35-cut-by-each-of-a-burst",
-        "LearnedRate.refuse",
+        "LearnedPace._learn",
         """\
-        if number < self._cut_number:
-            return False
+        if request.number < self._first_number:
+            return
 """,
         "",
         "a burst of 429s cuts once",
-        ("test_governor.py",),
+        ("test_learned_pace.py",),
     ),
     Mutant(
         "G36-overload-cuts-each",
