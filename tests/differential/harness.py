@@ -68,8 +68,6 @@ class Case:
         bypasses: Whether the requests are not queries of the registered engine, so that a
             scheduler does not get them.
         silent: Whether the case is meant to send no request.
-        remembers: Whether the engine's client is another after the case, as by a cookie, so that
-            the second run is to be compared with a second run.
     """
 
     function: Function
@@ -80,7 +78,6 @@ class Case:
     unordered: bool = False
     bypasses: bool = False
     silent: bool = False
-    remembers: bool = False
 
 
 @dataclass(frozen=True)
@@ -214,7 +211,7 @@ class Laboratory:
     def expected(self, case: Case, subject: Subject = CHAT) -> Outcome:
         """Run a case on the sync engine, once for all modes of the other one."""
         key = id(case), subject
-        if case.remembers or key not in self._expected:
+        if key not in self._expected:
             self._expected[key] = self.run_directly(case, "sync", subject)
         return copy.deepcopy(self._expected[key])
 
