@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 
 __all__ = ["ConcurrencyTest", "Count", "Ledger", "OwnShare", "SentRequest"]
@@ -103,7 +103,8 @@ class Ledger:
     """
 
     def __init__(self) -> None:
-        self._sent: dict[int, SentRequest] = {}
+        # Of a plain dictionary the first key is found by passing over all that were removed.
+        self._sent: OrderedDict[int, SentRequest] = OrderedDict()
         self._slowest_refusal = math.inf
 
     @property

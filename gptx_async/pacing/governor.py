@@ -695,7 +695,8 @@ class Governor:
         ticket.attempts += 1
         if not self._sent:
             self._first_answer_by = now + FIRST_ANSWER_SECONDS
-        self._learned.send(self._sent, self._in_flight, now)
+        if self._adaptive:
+            self._learned.send(self._sent, self._in_flight, now)
         self._sent += 1
         self._tokens_sent += tokens
         self._in_flight += 1
@@ -720,6 +721,8 @@ class Governor:
             self._hear(permit, headers, 1, now)
             self._believe_test(permit, headers)
             self._speed_up(permit, now)
+        else:
+            self._learned.forget(permit._number)  # it was adaptive when the request was sent
         self._pump(now)
 
     def _speed_up(self, permit: Permit, now: float) -> None:
@@ -791,6 +794,8 @@ class Governor:
                 self._learned.forget(permit._number)
             else:
                 self._slow_down(permit, retry_after or 0.0, now)
+        else:
+            self._learned.forget(permit._number)
         self._after_failure(now)
 
     def _slow_down(self, permit: Permit, retry_after: float, now: float) -> None:
