@@ -302,6 +302,8 @@ class Permit:
     def _settle(self, learn: Callable[..., None], *args: Any) -> None:
         now = self._give_back()
         self._governor._first_answer_by = -math.inf
+        if not self._governor._adaptive:  # it may have been when the request was sent
+            self._governor._learned.forget(self._number)
         try:
             learn(self, *args, now)
         except BaseException:
@@ -721,8 +723,6 @@ class Governor:
             self._hear(permit, headers, 1, now)
             self._believe_test(permit, headers)
             self._speed_up(permit, now)
-        else:
-            self._learned.forget(permit._number)  # it was adaptive when the request was sent
         self._pump(now)
 
     def _speed_up(self, permit: Permit, now: float) -> None:
@@ -794,8 +794,6 @@ class Governor:
                 self._learned.forget(permit._number)
             else:
                 self._slow_down(permit, retry_after or 0.0, now)
-        else:
-            self._learned.forget(permit._number)
         self._after_failure(now)
 
     def _slow_down(self, permit: Permit, retry_after: float, now: float) -> None:
