@@ -54,3 +54,12 @@ def test_a_streamed_response_is_opened_by_the_sync_client_in_this_thread(
     with stand_in.chat.completions.with_streaming_response.create(**CHAT) as response:
         assert response.parse().choices
     assert threads == [threading.current_thread()]
+
+
+@pytest.mark.parametrize("name", ["request", "post"])
+def test_a_method_that_a_test_sets_on_the_client_gets_the_calls(
+    stand_in: StandInClient, client: openai.OpenAI, fake_openai: FakeOpenAI, name: str
+) -> None:
+    setattr(client, name, lambda *_args, **_options: "double")
+    assert stand_in.chat.completions.create(**CHAT) == "double"
+    assert fake_openai.requests == []

@@ -10,7 +10,7 @@ import pytest
 
 from gptx_async.checkpoint import Checkpoint, remove_checkpoint
 from gptx_async.errors import CheckpointError
-from gptx_async.identity import digest_of, identity_of
+from gptx_async.identity import differences, digest_of, identity_of
 
 LIMIT = 3
 
@@ -66,6 +66,13 @@ def test_a_constant_that_an_inner_function_uses_is_part_of_the_job(
     assert identity_of(work) == before
     monkeypatch.setitem(globals(), "LIMIT", 4)
     assert identity_of(work) != before
+
+
+def test_an_attribute_that_an_instance_gets_while_it_works_is_no_difference() -> None:
+    before, after = {"source": "s"}, {"source": "s", "attribute 'n'": "1"}
+    assert differences(before, after) == differences(after, before) == []
+    assert differences(after, after | {"attribute 'n'": "2"}) == ["attribute 'n' differs"]
+    assert differences(before, before | {"constant N": "1"}) == ["constant N differs"]
 
 
 JOB = {"expression": "a function", "source": "a digest"}

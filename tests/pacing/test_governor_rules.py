@@ -210,6 +210,57 @@ def test_a_rate_of_nearly_zero_has_finite_waits() -> None:
         assert 0 < bucket.delay(1, 0.0) <= LONGEST_SECONDS
 
 
+def test_a_call_that_waits_for_the_users_own_limit_is_not_ended() -> None:
+    """Though the request before it was refused, and its patience is short."""
+
+    async def main() -> float:
+        governor = Governor()
+        pacing = Pacing(rate_limit=RateLimit(requests_per_minute=1))
+        (await governor.ticket(pacing).admit(5)).refused(error_with(429), {}, None)
+        began = clock()
+        await governor.ticket(pacing).admit(5)
+        return clock() - began
+
+    assert 30 < simulate(main()) <= 61
+
+
+def test_tests_that_are_out_keep_the_calls_that_wait_alive() -> None:
+    """A day's limit is used up, as the server says: one call after the other tests if it is so."""
+    used_up = {
+        "x-ratelimit-limit-requests": "50",
+        "x-ratelimit-remaining-requests": "0",
+        "x-ratelimit-reset-requests": "23h59m0s",
+    }
+
+    async def main() -> list[float]:
+        governor, pacing = Governor(), Pacing()
+        (await governor.ticket(pacing).admit(3)).refused(error_with(429, used_up), used_up, None)
+        began = clock()
+
+        async def admitted() -> float:
+            await governor.ticket(pacing).admit(3)
+            return clock() - began
+
+        return await asyncio.gather(*(admitted() for _ in range(3)))
+
+    first, second, third = simulate(main())
+    assert first < second < third < 6
+
+
+def test_what_is_booked_is_given_back_and_no_more() -> None:
+    """An answer without a limit is reckoned with more tokens than the minute has."""
+
+    async def main() -> float:
+        governor = Governor()
+        pacing = Pacing(rate_limit=RateLimit(tokens_per_minute=1000))
+        (await governor.ticket(pacing, prompt_tokens=900).admit(300)).succeeded({}, 910)
+        began = clock()
+        await governor.ticket(pacing, answer_tokens=10).admit(300)
+        return clock() - began
+
+    assert 53 <= simulate(main()) <= 60
+
+
 class TestAtRest:
     """Whether another governor could take its place."""
 

@@ -500,7 +500,7 @@ MUTANTS = [
         'return part == "model" or part.startswith(_ATTRIBUTE)',
         'return part == "model"',
         "an instance may get attributes while it works",
-        ("test_job_identity.py", "test_checkpoint.py"),
+        ("test_identity_digests.py",),
     ),
     Mutant(
         "D8-part-over-others",
@@ -516,7 +516,7 @@ MUTANTS = [
         "os.O_EXCL | os.O_NOFOLLOW",
         "os.O_NOFOLLOW",
         "nobody else's file is written to",
-        ("test_cli_files.py", "test_datafiles.py"),
+        ("test_part_file.py",),
     ),
     Mutant(
         "D10-replaced-part-renamed",
@@ -548,7 +548,7 @@ MUTANTS = [
         'f"{line.removesuffix(self.END)}\\n"',
         "line",
         "lines end as this system's tools expect it",
-        ("test_datafiles.py", "test_cli_files.py"),
+        ("test_part_file.py",),
     ),
     Mutant(
         "K10-unkept-value-lost",

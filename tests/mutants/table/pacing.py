@@ -229,25 +229,12 @@ MUTANTS = [
         ("test_governor.py",),
     ),
     Mutant(
-        "G26-watch-not-started",
-        "Governor._enqueue",
-        """\
-        self._pump(now)
-        self._watch(now)
-""",
-        """\
-        self._pump(now)
-""",
-        "a ticket that waits must end within its patience, even if no further failure comes",
-        ("test_patience.py", "test_governor.py"),
-    ),
-    Mutant(
         "G27-blocked-by-own-limit",
         "Governor._is_blocked",
         "return ticket is not None and not self._configured_delay(ticket, now)",
         "return ticket is not None",
         "tickets that wait for the user's own limit are not starved",
-        ("test_patience.py", "test_governor.py"),
+        ("test_governor_rules.py",),
     ),
     Mutant(
         "G28-blocked-though-out",
@@ -263,7 +250,7 @@ MUTANTS = [
         "self._granted_at, self._blocked_since = now, None",
         "self._granted_at = now",
         "a granted permit shows that the queue is not blocked",
-        ("test_patience.py", "test_governor.py"),
+        ("test_governor_rules.py",),
     ),
     Mutant(
         "G30-outlier-counts",
@@ -307,7 +294,7 @@ MUTANTS = [
         "return tokens if configured is None else min(tokens, configured.rate * LONGEST_DEBT)",
         "return tokens",
         "no request is reckoned with more than a minute's tokens",
-        ("test_numbers_that_lie.py", "test_patience.py"),
+        ("test_governor_rules.py",),
     ),
     Mutant(
         "G35-cut-by-each-of-a-burst",

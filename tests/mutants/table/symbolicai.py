@@ -212,7 +212,7 @@ MUTANTS = [
         "L1-not-taken-away",
         "take_engine_away",
         """\
-        CURRENT_ENGINE_VAR.set(None)
+        _CURRENT.set(None)
         _thread.has_put = False""",
         "        _thread.has_put = False",
         "what was put into symbolicai's context variable must not stay there",
@@ -222,12 +222,12 @@ MUTANTS = [
         "L2-over-another",
         "put_engine",
         """\
-    if CURRENT_ENGINE_VAR.get() is not None:
+    if _CURRENT is None or _CURRENT.get() is not None:
         return
 """,
         "",
         "a DynamicEngine that the application entered comes first",
-        ("test_providers.py::test_blocks_nest_and_end_as_those_of_symbolicai",),
+        ("test_lookup.py",),
     ),
     Mutant(
         "L3-found-of-another",
