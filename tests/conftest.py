@@ -32,6 +32,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import coverage
 import hypothesis
 import pytest
 from loguru import logger
@@ -94,7 +95,11 @@ def _prepare_process() -> None:
     logger.remove()
 
 
-def pytest_unconfigure() -> None:
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput") and (measured := coverage.Coverage.current()) is not None:
+        # Not at exit: execnet ends by force a worker that takes more than ten seconds for it.
+        measured.stop()
+        measured.save()
     _environment.undo()
     for folder in _folders:
         shutil.rmtree(folder, ignore_errors=True)

@@ -152,6 +152,7 @@ def test_an_unpickled_engine_sets_the_key_that_its_forward_looks_for(
     engine: AsyncGPTXBatchEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After an error the sync engine's forward reads `openai.api_key`, its constructor sets it."""
+    engine.pickle_key = True
     pickled = pickle.dumps(engine)
     monkeypatch.setattr(openai, "api_key", None)
     pickle.loads(pickled)
