@@ -11,6 +11,7 @@ from .engine import AsyncBatchEngine, retire_limits_of
 from .offline import provide_vocabularies
 from .options import EngineOptions
 from .providers import client_options, engine_class_of
+from .symbolicai import process_wide
 
 __all__ = ["AsyncDynamicEngine", "dynamic_engine"]
 
@@ -45,7 +46,9 @@ class AsyncDynamicEngine(DynamicEngine):  # type: ignore[misc] # symbolicai ship
 
     def _create_engine_instance(self) -> AsyncBatchEngine:
         provide_vocabularies()
-        return AsyncBatchEngine(super()._create_engine_instance(), **self._engine_options)
+        with process_wide.building():
+            sync_engine = super()._create_engine_instance()
+        return AsyncBatchEngine(sync_engine, **self._engine_options)
 
 
 def dynamic_engine(

@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import copy
 import difflib
-import logging
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self, Unpack
@@ -55,13 +55,13 @@ from .refusals import Refusals
 from .request import BatchGroup, Request, Terms, estimate_tokens
 from .retry import PATIENCE
 from .service import Call, Outcome
+from .symbolicai import process_wide
 from .telemetry import Recorder, Stats
 from .tokens import remembering
 from .transport.body import MAX_RESPONSE_BYTES
 from .transport.client_cache import IDLE_CLIENT_SECONDS
 from .transport.no_completion import note_of
 from .transport.sync_side import is_double
-from .waits import let_waits_give_way
 
 __all__ = [
     "AsyncBatchEngine",
@@ -162,7 +162,6 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
         pickle_key: bool = False,
     ) -> None:
         check_engine(sync_engine)
-        let_waits_give_way()
         # Not BatchEngine.__init__: it would set anew what is read through to the sync engine, and
         # add a second handler to the root logger, so that each line is printed twice.
         self._sync_engine = sync_engine
@@ -179,11 +178,11 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
         self.retry_error_bodies = retry_error_bodies
         self._callback: Callable[[Any], Any] | None = None
         self._thread_local = threading.local()
-        _quiet_transport_loggers()
         if hasattr(sync_engine, "tokenizer"):
             sync_engine.tokenizer = remembering(sync_engine.tokenizer)
         if hasattr(sync_engine, "client"):  # an engine that does not know its model has none
             self.client = sync_engine.client
+        process_wide.make(self._api_key)
 
     @classmethod
     def from_config(
@@ -264,6 +263,8 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
         if not self._is_unlimited(deadline, timeout):
             return self._ask_limited(self._forward, argument, deadline, timeout)
         self._take_client()
+        if not process_wide.are_made():  # `uninstall` has undone the changes
+            process_wide.make(self._api_key)
         callback = self._scheduler_callback()
         self._thread_local.note = None
         try:
@@ -350,7 +351,8 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
 
     def command(self, *args: Any, **kwargs: Any) -> Any:
         """Change settings of the sync engine; a new API key counts for the calls after it."""
-        result = self._sync_engine.command(*args, **kwargs)
+        with process_wide.setting_key():
+            result = self._sync_engine.command(*args, **kwargs)
         self._take_client()
         key = kwargs.get("NEUROSYMBOLIC_ENGINE_API_KEY")
         if key and hasattr(self._sync_engine, "client"):
@@ -430,8 +432,6 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
         settings: ClientSettings | None = state["settings"]
         if settings is not None:
             sync_engine.client = settings.build_sync()
-            # The sync engine's constructor sets it, and its forward looks at it after an error.
-            openai.api_key = openai.api_key or settings.api_key
         AsyncBatchEngine.__init__(self, sync_engine, **state["options"])
 
     def __copy__(self) -> Self:
@@ -467,6 +467,15 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
             return False
         # The engine's own deadline holds for the whole batch, also for a scheduler's.
         return self.deadline is None or is_item() or self._scheduler_callback() is not None
+
+    @property
+    def _api_key(self) -> str | None:
+        """The client's key, if the sync engine is one that looks at `openai.api_key`."""
+        modules = [sys.modules.get(base.__module__) for base in type(self._sync_engine).__mro__]
+        if not any(getattr(module, "openai", None) is openai for module in modules):
+            return None
+        key = getattr(getattr(self._sync_engine, "client", None), "api_key", None)
+        return key if isinstance(key, str) else None
 
     def _take_client(self) -> None:
         """Take over a client that the sync engine has built anew, as Cerebras's does for a key."""
@@ -791,8 +800,12 @@ def install(
 def uninstall() -> None:
     """Put back the 'neurosymbolic' engine that was registered before `install`, or none.
 
-    Does nothing when nothing is installed, or when another engine was registered since.
+    The registry stays as it is when nothing is installed, or when another engine was registered
+    since. What the package has changed in the process outside itself is restored in any case (log
+    levels and handlers, `symai.core_ext.time`, `openai.api_key`); an engine that is called
+    afterwards changes it again, except for the root logger, until the next `uninstall`.
     """
+    process_wide.undo()
     engine, before = _installed.pop("engine", None), _installed.pop("before", None)
     if engine is None or EngineRepository.list().get(NEUROSYMBOLIC) is not engine:
         return
@@ -864,12 +877,6 @@ def _join_batch(request: Request) -> None:
         request.join(here.batch.shared, here.index)
     elif (scope := current_scope()) is not None:  # of a run of `map`
         request.share(scope.shared(Refusals))
-
-
-def _quiet_transport_loggers() -> None:
-    """Keep openai 3's transport as quiet as symbolicai keeps that of openai 1 and 2."""
-    for name in ("httpx2", "httpcore2"):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _answer(outcome: Outcome[Answer]) -> Answer:

@@ -25,6 +25,7 @@ from .errors import ConfigurationError, UnsupportedClientError, VocabularyError
 from .lookup import NEUROSYMBOLIC
 from .offline import provide_vocabularies
 from .options import checked
+from .symbolicai import process_wide
 from .transport.sync_side import is_double
 
 __all__ = [
@@ -97,7 +98,8 @@ def build_engine(
         )
     provide_vocabularies()
     try:
-        return engine_class(api_key, model, **options)
+        with process_wide.building():
+            return engine_class(api_key, model, **options)
     except RequestException as error:
         raise VocabularyError(
             "tiktoken could not download the model's vocabulary. Where there is no way out, "

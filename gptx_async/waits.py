@@ -25,7 +25,7 @@ from .errors import (
 )
 from .service import Call
 
-__all__ = ["let_waits_give_way"]
+__all__ = ["let_waits_block", "let_waits_give_way"]
 
 _FINAL = (
     ConfigurationError,
@@ -47,12 +47,24 @@ def let_waits_give_way() -> None:
         core_ext.time = _Time(module)
 
 
+def let_waits_block() -> None:
+    """Put back the module that `let_waits_give_way` replaced. Allowed in any thread.
+
+    An item that begins to wait afterwards holds up its batch for as long as it waits.
+    """
+    module: Any = getattr(core_ext, "time", None)
+    while getattr(module, "is_stand_in_of_gptx_async", False):  # also of a class before a reload
+        module = core_ext.time = module._module
+
+
 class _Time:
     """The module `time`, as `symai.core_ext` sees it.
 
     Args:
         module: The one whose place it takes.
     """
+
+    is_stand_in_of_gptx_async = True
 
     def __init__(self, module: Any = time) -> None:
         self._module = module
