@@ -10,7 +10,9 @@ import openai
 import pytest
 from hostile import make_argument
 from symai.components import DynamicEngine
+from symai.context import CURRENT_ENGINE_VAR
 
+import gptx_async
 from gptx_async import AsyncGPTXBatchEngine
 from gptx_async.errors import LoopThreadError
 from gptx_async.lookup import entered_dynamic_engine
@@ -37,7 +39,7 @@ class Callback:
         return ["by the scheduler"], {}
 
 
-def prepared(engine: AsyncGPTXBatchEngine, text: str, **kwargs: Any) -> Any:
+def prepared(engine: Any, text: str, **kwargs: Any) -> Any:
     argument = make_argument(text, **kwargs)
     engine.prepare(argument)
     return argument
@@ -149,11 +151,10 @@ def test_a_call_that_never_came_to_the_loop_is_counted_as_failed(
 
 
 def test_an_unpickled_engine_sets_the_key_that_its_forward_looks_for(
-    engine: AsyncGPTXBatchEngine, monkeypatch: pytest.MonkeyPatch
+    fake_openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After an error the sync engine's forward reads `openai.api_key`, its constructor sets it."""
-    engine.pickle_key = True
-    pickled = pickle.dumps(engine)
+    pickled = pickle.dumps(AsyncGPTXBatchEngine(KEY, MODEL, pickle_key=True))
     monkeypatch.setattr(openai, "api_key", None)
     pickle.loads(pickled)
     assert openai.api_key == KEY
@@ -167,3 +168,15 @@ def test_a_block_that_was_left_is_not_found(fake_openai: FakeOpenAI) -> None:
     with block:
         assert entered_dynamic_engine() is block
     assert entered_dynamic_engine() is None
+
+
+def test_a_block_that_was_entered_stays_in_place(fake_openai: FakeOpenAI) -> None:
+    engine = gptx_async.install(KEY, MODEL)
+    try:
+        with DynamicEngine("gpt-4o", KEY):
+            entered = CURRENT_ENGINE_VAR.get()
+            assert entered is not None
+            engine.forward(prepared(engine, "text"))
+            assert CURRENT_ENGINE_VAR.get() is entered
+    finally:
+        gptx_async.uninstall()

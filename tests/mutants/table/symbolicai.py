@@ -227,7 +227,7 @@ MUTANTS = [
 """,
         "",
         "a DynamicEngine that the application entered comes first",
-        ("test_lookup.py",),
+        ("test_engine_queries.py",),
     ),
     Mutant(
         "L3-found-of-another",

@@ -126,7 +126,11 @@ MUTANTS = [
         "read_timeout=self._timeout.sock_read,",
         "read_timeout=None,",
         "a server that stops answering is a time-out",
-        ("test_bridge.py::test_a_timeout_is_a_timeout",),
+        (
+            "test_exchange.py",
+            "test_wire.py::test_an_attempt_that_is_late_is_the_same_error",
+            "test_bridge.py::test_a_timeout_is_a_timeout",
+        ),
     ),
     Mutant(
         "X4-start-timeout-forgotten",
