@@ -25,7 +25,7 @@ from .request import Request, Terms
 from .retry import original_of
 from .transport.sync_side import must_run_in_caller
 
-__all__ = ["StandInClient", "tell_of_a_double"]
+__all__ = ["StandInClient", "is_stand_in", "tell_of_a_double"]
 
 logger = logging.getLogger(__name__)
 
@@ -63,15 +63,17 @@ class StandInClient:
         UnsupportedClientError: The client is not a plain `openai.OpenAI`.
     """
 
+    is_stand_in_of_gptx_async = True
+
     def __init__(
         self,
-        client: object,
+        client: Any,
         dispatch: Callable[[Request], Any],
         terms: Callable[[Mapping[str, Any]], Terms] = lambda _kwargs: Terms(),
         on_call: Callable[[], None] = lambda: None,
         settings: ClientSettings | None = None,
     ) -> None:
-        if isinstance(client, StandInClient):
+        if is_stand_in(client):
             settings = client._settings
             client = client._behind
         self.__dict__["_behind"] = check_supported(client)
@@ -112,6 +114,11 @@ class StandInClient:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self._behind!r}>"
+
+
+def is_stand_in(client: object) -> bool:
+    """Tell whether a client is a stand-in, also of the class as it was before a reload."""
+    return getattr(type(client), "is_stand_in_of_gptx_async", False)
 
 
 class _Resource:

@@ -28,7 +28,7 @@ from symai.functional import EngineRepository
 
 from .account import with_key_of_this_process, without_keys
 from .batch import WINDOW, Batch, current_scope, is_item, place, wait_for
-from .bridge import StandInClient, tell_of_a_double
+from .bridge import StandInClient, is_stand_in, tell_of_a_double
 from .client import ClientSettings
 from .error_keys import hide_key
 from .errors import (
@@ -446,7 +446,7 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
         return {
             "class": type(self._sync_engine),
             "attributes": attributes,
-            "settings": client.settings if isinstance(client, StandInClient) else None,
+            "settings": client.settings if is_stand_in(client) else None,
             "options": {name: getattr(self, name) for name in _OPTIONS},
         }
 
@@ -480,7 +480,7 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
     def _take_client(self) -> None:
         """Take over a client that the sync engine has built anew, as Cerebras's does for a key."""
         client = getattr(self._sync_engine, "client", None)
-        if client is not None and not isinstance(client, StandInClient) and not is_double(client):
+        if client is not None and not is_stand_in(client) and not is_double(client):
             self.client = client
 
     def _ask_limited(
@@ -816,10 +816,11 @@ def uninstall() -> None:
         EngineRepository.register(NEUROSYMBOLIC, before, allow_engine_override=True)
 
 
-def retire_limits_of(engine: object) -> None:
+def retire_limits_of(engine: Any) -> None:
     """Stop applying the limits of an engine, if it has any, until somebody calls it again."""
-    if isinstance(engine, AsyncBatchEngine):
-        engine._pacing.retire()
+    pacing = getattr(engine, "_pacing", None)  # not by the class: it may be from before a reload
+    if pacing is not None:
+        pacing.retire()
 
 
 def _check_name(name: str) -> None:
@@ -971,5 +972,5 @@ _OWN_ATTRIBUTES = (_OPTIONS - _PACING - _COUNTING) | {
     "_thread_local",
 }
 
-_installed: dict[str, Any] = {}
+_installed: dict[str, Any] = globals().get("_installed") or {}  # which outlives a reload
 """The engine that `install` registered, and what was registered before it."""

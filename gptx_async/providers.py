@@ -19,7 +19,7 @@ from requests import RequestException
 from symai.backend.base import ENGINE_UNREGISTERED, Engine
 from symai.backend.engines import neurosymbolic
 
-from .bridge import StandInClient
+from .bridge import is_stand_in
 from .client import is_of_cerebras
 from .errors import ConfigurationError, UnsupportedClientError, VocabularyError
 from .lookup import NEUROSYMBOLIC
@@ -133,7 +133,7 @@ def check_engine(engine: Any) -> None:
     client = getattr(engine, "client", None)
     if is_double(client):
         return
-    if isinstance(client, (openai.OpenAI, StandInClient)) or is_of_cerebras(client):
+    if isinstance(client, openai.OpenAI) or is_stand_in(client) or is_of_cerebras(client):
         return
     name = type(engine).__name__
     if client is not None:

@@ -20,7 +20,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
@@ -622,12 +622,13 @@ def _after_fork_in_child() -> None:
         service._become_new()
 
 
-_default: LoopService | None = None
+# What was there before a reload of this module goes on: its thread may have calls in flight.
+_default: LoopService | None = globals().get("_default")
 _default_lock = threading.RLock()
 _exiting = False
-_numbers = itertools.count()
-_services: weakref.WeakSet[LoopService] = weakref.WeakSet()
-_inherited: list[_LoopThread | None] = []
+_numbers: Iterator[int] = globals().get("_numbers") or itertools.count()
+_services: weakref.WeakSet[LoopService] = globals().get("_services") or weakref.WeakSet()
+_inherited: list[_LoopThread | None] = globals().get("_inherited") or []
 """The parent's loop threads in a forked child: kept, for collecting one closes its descriptors."""
 
 atexit.register(_close_at_exit)
