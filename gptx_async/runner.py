@@ -31,7 +31,12 @@ from .batch import holding
 from .checkpoint import Checkpoint, CheckpointCheck, check_name
 from .dataset import rows_of
 from .error_keys import hide_key
-from .errors import ConfigurationError, ItemStoppedError, MissingPackageError
+from .errors import (
+    AsyncioNeededError,
+    ConfigurationError,
+    ItemStoppedError,
+    MissingPackageError,
+)
 from .identity import identity_of
 from .progress import Progress
 from .service import GRACE_SECONDS, SLICE_SECONDS
@@ -278,6 +283,7 @@ def amap(
 
     Raises:
         ConfigurationError: An argument is not as described.
+        AsyncioNeededError: While it is awaited under trio, or outside of any loop.
         BaseException: While it is awaited, as `map` does; an asyncio.CancelledError when the caller
             is cancelled.
     """
@@ -624,6 +630,11 @@ class _ConsumingOnLoop:
     """Does what `_Consuming` does, on the caller's loop."""
 
     def __init__(self, plan: _Plan, window: int | None) -> None:
+        if asyncio._get_running_loop() is None:
+            raise AsyncioNeededError(
+                "gptx_async.amap needs asyncio's event loop, and none is running here. Under trio "
+                "use trio.to_thread.run_sync(gptx_async.map, expression, dataset)."
+            )
         self._bell = _LoopBell()
         self._consumer = _Consumer(plan, window, self._bell.ring, in_frame=True)
         self._holding = holding(self._consumer.run)

@@ -8,7 +8,7 @@ import pytest
 import trio
 from hostile import make_argument
 
-from gptx_async import AsyncGPTXBatchEngine, errors
+from gptx_async import AsyncGPTXBatchEngine, amap, errors
 from gptx_async.testing import FakeOpenAI
 
 ACCOUNT = ("sk-of-the-tests", "gpt-4o-mini")
@@ -55,3 +55,22 @@ def test_aforward_under_trio_says_that_it_needs_asyncio(
     with pytest.raises(errors.AsyncioNeededError, match=r"trio\.to_thread"):
         trio.run(ask)
     assert fake_openai.requests == []
+
+
+@pytest.mark.parametrize("way", ["awaited", "in order", "as completed"])
+def test_amap_under_trio_says_that_it_needs_asyncio(way: str) -> None:
+    asked: list[str] = []
+
+    async def run() -> None:
+        if way == "awaited":
+            await amap(asked.append, ["a"])
+        elif way == "in order":
+            async for _ in amap(asked.append, ["a"]):
+                pass
+        else:
+            async for _ in amap(asked.append, ["a"], as_completed=True):
+                pass
+
+    with pytest.raises(errors.AsyncioNeededError, match=r"trio\.to_thread"):
+        trio.run(run)
+    assert asked == []
