@@ -96,19 +96,19 @@ def test_twenty_items_that_try_again_wait_together(
 
 
 def test_an_item_that_waits_holds_up_no_other(fake_openai: FakeOpenAI, waits: Waits) -> None:
-    """Its wait ends only when another one begins, after the others were answered."""
+    """Its wait ends only when another one has begun, after the others were answered."""
     engine = install(fake_openai, MODELS[0])
     waits.together = 2
-    fake_openai.reply = lambda request: (
-        HTTPFault(500) if request.user_text == "first" and not ended else "an answer"
-    )
+    # The first request for "first" fails, also if the server sees it after others were answered.
+    faults = {"first": HTTPFault(500)}
+    fake_openai.reply = lambda request: faults.pop(request.user_text, "an answer")
     ended: list[str] = []
 
     def note(name: str) -> Any:
         def handle(_given: Any) -> None:
             ended.append(name)
             if len(ended) == 3:
-                core_ext.time.sleep(0)  # the second wait, which ends the first
+                core_ext.time.sleep(0)  # the other wait: they end together
 
         return handle
 
