@@ -56,6 +56,7 @@ from .request import BatchGroup, Request, Terms, estimate_tokens
 from .retry import PATIENCE
 from .service import Call, Outcome
 from .symbolicai import process_wide
+from .symbolicai.option_properties import OptionProperties
 from .telemetry import Recorder, Stats
 from .tokens import remembering
 from .transport.body import MAX_RESPONSE_BYTES
@@ -81,7 +82,7 @@ _QUERY = "_gptx_async_query"
 """Under which name of `argument.prop` a query stands while its argument is with a scheduler."""
 
 
-class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no types
+class AsyncBatchEngine(OptionProperties, BatchEngine):  # type: ignore[misc] # symbolicai ships no types
     """Any symbolicai engine that calls an `openai.OpenAI` client, with many calls at once.
 
     It takes the engine over: the engine's client becomes a stand-in whose calls run on the
@@ -174,7 +175,7 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
         self.max_response_bytes = max_response_bytes
         self.idle_client_seconds = idle_client_seconds
         self.pickle_key = pickle_key
-        self.fast_path: bool = checked("fast_path", fast_path)
+        self.fast_path = fast_path
         self.retry_error_bodies = retry_error_bodies
         self._callback: Callable[[Any], Any] | None = None
         self._thread_local = threading.local()
@@ -379,22 +380,9 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or "_sync_engine" not in self.__dict__:
             raise AttributeError(name)  # copy and pickle ask before there is a sync engine
-        if name in _PACING:
-            return getattr(self._pacing, name)
-        if name in _COUNTING:
-            return getattr(self._recorder, name)
         return getattr(self._sync_engine, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        value = checked(name, value)
-        if name in _PACING:
-            limits = {each: getattr(self._pacing, each) for each in _PACING}
-            before, self._pacing = self._pacing, Pacing(**limits | {name: value})
-            before.retire(self._pacing)
-            return
-        if name in _COUNTING:
-            setattr(self._recorder, name, value)
-            return
         if name in _OWN_ATTRIBUTES or hasattr(type(self), name):
             object.__setattr__(self, name, value)
             return
@@ -404,7 +392,7 @@ class AsyncBatchEngine(BatchEngine):  # type: ignore[misc] # symbolicai ships no
             value = StandInClient(value, self._dispatch, self._terms, take_engine_away)
         elif not hasattr(self._sync_engine, name):
             _check_name(name)
-        setattr(self._sync_engine, name, value)
+        setattr(self._sync_engine, name, checked(name, value))
 
     def __delattr__(self, name: str) -> None:
         if name in self.__dict__ or hasattr(type(self), name):
@@ -958,13 +946,9 @@ def _texts(response: Any) -> list[Any]:
         return [text] if isinstance(text, str) else []
 
 
-_PACING = frozenset({"adaptive", "max_concurrency", "rate_limit"})
-_COUNTING = frozenset({"log_content", "max_cost", "prices"})
 _OPTIONS = EngineOptions.__annotations__.keys()
-"""The options of an engine; the first of them are kept by its `Pacing`, the second by its
-`Recorder`."""
 
-_OWN_ATTRIBUTES = (_OPTIONS - _PACING - _COUNTING) | {
+_OWN_ATTRIBUTES = {f"_{name}" for name in _OPTIONS} | {
     "_callback",
     "_pacing",
     "_recorder",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
 import trio
 from hostile import make_argument
 
-from gptx_async import AsyncGPTXBatchEngine, amap, errors
+from gptx_async import AsyncBatchEngine, AsyncGPTXBatchEngine, amap, errors
+from gptx_async.options import EngineOptions
 from gptx_async.testing import FakeOpenAI
 
 ACCOUNT = ("sk-of-the-tests", "gpt-4o-mini")
@@ -40,6 +42,26 @@ def test_other_names_and_those_of_the_sync_engine_are_set_there(fake_openai: Fak
     for name, value in given.items():
         setattr(engine, name, value)
         assert getattr(engine._sync_engine, name) == value
+
+
+@pytest.mark.parametrize("name", sorted(EngineOptions.__annotations__))
+def test_each_option_is_a_property_with_a_type_and_a_text_for_help(name: str) -> None:
+    option = inspect.getattr_static(AsyncBatchEngine, name)
+    assert isinstance(option, property)
+    assert option.fget is not None
+    assert option.fset is not None
+    assert option.fget.__annotations__["return"]
+    assert option.__doc__
+
+
+def test_properties_are_the_engines_own_and_never_the_sync_engines(
+    fake_openai: FakeOpenAI,
+) -> None:
+    engine = AsyncGPTXBatchEngine(*ACCOUNT)
+    for name in EngineOptions.__annotations__:
+        setattr(engine, name, getattr(engine, name))
+        assert name not in vars(engine._sync_engine)
+        assert f"_{name}" not in vars(engine._sync_engine)
 
 
 @pytest.mark.parametrize("argument", ["one", "a batch"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, assert_type
 
 import gptx_async
@@ -32,6 +32,28 @@ def engines() -> None:
     general: AsyncBatchEngine = engine
     assert_type(general.allows_batching, bool)
     assert_type(gptx_async.__version__, str)
+
+
+def options(engine: AsyncBatchEngine) -> None:
+    """Each option of an engine is a typed property."""
+    assert_type(engine.window, int)
+    assert_type(engine.deadline, float | None)
+    assert_type(engine.timeout, float | None)
+    assert_type(engine.max_concurrency, int)
+    assert_type(engine.rate_limit, gptx_async.RateLimit | None)
+    assert_type(engine.rate_limit_patience, float)
+    assert_type(engine.max_response_bytes, int | None)
+    assert_type(engine.fast_path, bool)
+    assert_type(engine.retry_error_bodies, bool)
+    assert_type(engine.idle_client_seconds, float)
+    assert_type(engine.adaptive, bool)
+    assert_type(engine.prices, Mapping[str, Sequence[float]] | None)
+    assert_type(engine.max_cost, float | None)
+    assert_type(engine.log_content, bool)
+    assert_type(engine.pickle_key, bool)
+    engine.prices = {"gpt-4o-mini": (0.15, 0.60)}
+    engine.fast_path = None
+    engine.window = "many"  # type: ignore[assignment]
 
 
 def datasets() -> None:
