@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Mapping
 from typing import Any
@@ -12,8 +13,10 @@ from virtual_time import clock, error_with, settle_down, simulate
 
 from gptx_async.checks import LONGEST_SECONDS
 from gptx_async.pacing.buckets import Bucket
+from gptx_async.pacing.controller import LearnedPace
 from gptx_async.pacing.governor import Governor, Pacing, Permit, StarvedError, Ticket
 from gptx_async.pacing.rate_limit import RateLimit
+from gptx_async.reservations import Reservations
 
 GONE = ConnectionError("no server")
 
@@ -259,6 +262,42 @@ def test_what_is_booked_is_given_back_and_no_more() -> None:
         return clock() - began
 
     assert 53 <= simulate(main()) <= 60
+
+
+def test_a_burst_of_which_most_is_refused_blocks_nothing() -> None:
+    """Only a row of refusals over some time means that everything is refused."""
+    pace = LearnedPace()
+    for number in range(100):
+        pace.send(number, number, 0.0)
+    for number in range(5):
+        pace.accept(number, 0.05)
+    for number in range(5, 100):
+        pace.refuse(number, 0.0, 0.06)
+    assert not pace.is_blocked
+
+
+def test_a_turn_that_came_just_before_a_cancellation_is_passed_on() -> None:
+    """Where calls wait for what `max_cost` leaves."""
+
+    async def main() -> bool:
+        reservations = Reservations()
+
+        def hold() -> contextlib.AbstractAsyncContextManager[None]:
+            return reservations.hold(lambda: 6.0, lambda: 10.0, ValueError)
+
+        async def call() -> bool:
+            async with hold():
+                return True
+
+        async with hold():
+            cancelled, next_one = asyncio.create_task(call()), asyncio.create_task(call())
+            await settle_down()
+        cancelled.cancel()
+        await settle_down()
+        assert cancelled.cancelled()
+        return await next_one
+
+    assert simulate(main())
 
 
 class TestAtRest:

@@ -328,4 +328,30 @@ MUTANTS = [
         "one prompt that is rejected many times says nothing of the key",
         ("test_refusals.py",),
     ),
+    Mutant(
+        "Q18-nothing-reserved",
+        "Reservations.hold",
+        "self._amounts[call] = await self._wait_for_room(estimate, left, reject)",
+        "self._amounts[call] = 0.0",
+        "many calls at once must not spend more than the limit",
+        ("test_costs_in_flight.py",),
+    ),
+    Mutant(
+        "Q19-turn-not-passed-on",
+        "Reservations._turn",
+        """\
+            self._wake_next()
+            raise""",
+        "            raise",
+        "a waiting call that is cancelled passes on its turn",
+        ("test_governor_rules.py",),
+    ),
+    Mutant(
+        "Q20-rejected-while-in-flight",
+        "Reservations._wait_for_room",
+        "if is_first and not self._amounts:",
+        "if is_first:",
+        "a call in flight may cost less than was reserved for it",
+        ("test_costs_in_flight.py",),
+    ),
 ]

@@ -323,4 +323,68 @@ MUTANTS = [
         "answers of no tokens must not make requests free",
         ("test_governor_rules.py",),
     ),
+    Mutant(
+        "G38-pace-of-nothing",
+        "LearnedPace._begin",
+        "pace = max(pace, LEAST_PACE)",
+        "pace = max(pace, 0.0001)",
+        "a limit is tested again within ten seconds",
+        ("test_learned_pace.py",),
+    ),
+    Mutant(
+        "G40-order-of-arrival",
+        "Ledger.settled",
+        """\
+            if not request.is_answered and now - request.at < grace:
+                return
+""",
+        "",
+        "refusals arrive sooner than answers, so outcomes count in the order of sending",
+        ("test_learned_pace.py",),
+    ),
+    Mutant(
+        "G41-own-share-unlearned",
+        "LearnedPace._go_back",
+        """\
+        self.own.set_to(sent + self._trial.sent, refused + self._trial.refused, now)
+""",
+        "",
+        "a share that is refused at any pace says nothing of the pace",
+        ("test_learned_pace.py",),
+    ),
+    Mutant(
+        "G42-row-in-a-burst",
+        "LearnedPace._learn",
+        "self._row += request.at - self._last_accepted_at >= ROW_SECONDS",
+        "self._row += 1",
+        "in a burst all but a few may be refused",
+        ("test_governor_rules.py",),
+    ),
+    Mutant(
+        "G43-growth-by-answers",
+        "LearnedPace.delay",
+        """\
+        if self._phase == "high":
+            self._grow(now)
+""",
+        "",
+        "the pace grows with time, whether there are answers or not",
+        ("test_learned_pace.py",),
+    ),
+    Mutant(
+        "G44-concurrency-as-pace",
+        "ConcurrencyTest._decide",
+        "self.is_limited = spans and sum(more for _, more in pairs) >= MOSTLY * len(pairs)",
+        "self.is_limited = False",
+        "refusals that go by how many requests are out are not a matter of the pace",
+        ("test_learned_pace.py",),
+    ),
+    Mutant(
+        "G45-told-rate-kept",
+        "LearnedPace.start",
+        'self._begin("high", TOLD * rate, now)',
+        'self._begin("high", 2 * rate, now)',
+        "a refusal shows that the rate which was told is too much",
+        ("test_learned_pace.py",),
+    ),
 ]

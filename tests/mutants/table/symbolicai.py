@@ -163,12 +163,14 @@ MUTANTS = [
         ("test_engine.py::test_install_and_uninstall_put_back_what_was_there",),
     ),
     Mutant(
-        "E11-pickle-loses-api-key",
-        "AsyncBatchEngine.__setstate__",
+        "E11-key-not-set",
+        "make",
         """\
-            openai.api_key = openai.api_key or settings.api_key
+            openai.api_key = api_key
 """,
-        "",
+        """\
+            pass
+""",
         "the sync engine's forward reads `openai.api_key` after an error",
         ("test_engine_queries.py",),
     ),

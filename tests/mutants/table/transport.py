@@ -439,4 +439,112 @@ MUTANTS = [
         "an attempt whose time is over is not sent a second time",
         ("test_wire.py", "test_fast_path.py"),
     ),
+    Mutant(
+        "W44-no-start",
+        "Ramp.turn",
+        "if self._opening < self.limit and not self._waiting:",
+        "if True:",
+        "a server's queue of connections that it has not accepted yet is short",
+        (
+            "test_ramp.py::test_the_first_who_waits_looks_into_the_pool_when_a_connection_is_given_back",
+        ),
+    ),
+    Mutant(
+        "W45-cut-for-each",
+        "Ramp._cut",
+        "if began > self._cut_at:",
+        "if True:",
+        "connections that were begun together are dropped together, and halve the limit once",
+        ("test_ramp.py::test_the_limit_is_halved_once_for_connections_that_were_begun_together",),
+    ),
+    Mutant(
+        "W46-cancelled-turn-lost",
+        "Ramp.turn",
+        """\
+            if came and turn.result():  # in the moment before the cancellation
+                self._leave()
+""",
+        "",
+        "a turn that came just before the cancellation goes to the next",
+        ("test_ramp.py::test_a_turn_that_is_cancelled_goes_to_the_next",),
+    ),
+    Mutant(
+        "W47-pool-not-looked-at",
+        "Ramp.given_back",
+        "asyncio.get_running_loop().call_soon(self._wake)",
+        "pass",
+        "the first who waits may have the connection that was given back",
+        (
+            "test_ramp.py::test_the_first_who_waits_looks_into_the_pool_when_a_connection_is_given_back",
+        ),
+    ),
+    Mutant(
+        "W48-distant-server-is-slow",
+        "Ramp.opened",
+        "if took < max(DROPPED_SECONDS, SLOWER * self._quickest):",
+        "if took < DROPPED_SECONDS:",
+        "a connection to a distant server takes long without being dropped",
+        ("test_ramp.py::test_slow_connections_to_a_distant_server_do_not",),
+    ),
+    Mutant(
+        "W49-sent-again-for-ever",
+        "may_go_again",
+        """\
+        and protocol.uses > 1
+""",
+        "",
+        "only a connection that was used before may have been closed while it was idle",
+        ("test_connector.py",),
+    ),
+    Mutant(
+        "W50-half-answered-sent-again",
+        "may_go_again",
+        """\
+        and not protocol.has_received
+""",
+        "",
+        "what was answered in part was received, and may have been paid",
+        ("test_connector.py",),
+    ),
+    Mutant(
+        "W51-late-sent-again",
+        "may_go_again",
+        """\
+        and not isinstance(error, aiohttp.ServerTimeoutError)
+""",
+        "",
+        "a request that is not answered in time may be answered later",
+        ("test_connector.py",),
+    ),
+    Mutant(
+        "W52-unread-connection-used",
+        "_is_idle",
+        "return not poll.poll(0)",
+        "return True",
+        "what is unread on a connection would be taken for the next answer",
+        ("test_connector.py",),
+    ),
+    Mutant(
+        "W53-body-that-is-an-answer",
+        "error_in",
+        """\
+    if error is None or status is None:
+        return None
+""",
+        """\
+    if error is None:
+        return None
+    status = status or 500
+""",
+        "an error of another status is not tried again",
+        ("test_no_completion.py",),
+    ),
+    Mutant(
+        "W54-error-in-a-choice",
+        "_error_of",
+        'for each in (response, *(getattr(response, "choices", None) or ())):',
+        "for each in (response,):",
+        "some providers put the error into a choice",
+        ("test_no_completion.py",),
+    ),
 ]
