@@ -199,3 +199,24 @@ def test_an_error_of_on_error_has_what_arrived_but_was_not_looked_at() -> None:
         gptx_async.map(work, items(), workers=2, on_error=stop)
     results = raised.value.results  # type: ignore[attr-defined]
     assert 1 in results.indices or 2 in results.indices
+
+
+def test_what_ends_while_the_run_is_stopped_is_in_the_results() -> None:
+    """The run waits a moment for the items in flight, and only then says what is done."""
+    both_begun, stopping = threading.Barrier(2), threading.Event()
+
+    def work(item: int) -> int:
+        both_begun.wait(20)
+        if item == 0:
+            raise ValueError("the first")
+        assert stopping.wait(20)
+        time.sleep(0.2)
+        return item
+
+    def stop(_failed: Any) -> Any:
+        stopping.set()
+        raise LookupError("of on_error")
+
+    with pytest.raises(LookupError) as raised:
+        gptx_async.map(work, [0, 1], workers=2, on_error=stop)
+    assert raised.value.results == [1]  # type: ignore[attr-defined]

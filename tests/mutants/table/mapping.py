@@ -107,7 +107,7 @@ MUTANTS = [
             pass
         self._consumer.run.join()""",
         "what ends while a run is stopped is done as well",
-        ("test_runner.py::test_what_ends_while_a_run_is_stopped_is_done_as_well",),
+        ("test_run_ends.py",),
     ),
     Mutant(
         "N3-is-over-order",

@@ -116,7 +116,7 @@ MUTANTS = [
         "if now - self._swept_at >= 1:",
         "if now - self._swept_at >= 30:",
         "callers whose patience has run out are ended within about a second",
-        ("test_governor.py", "test_request.py"),
+        equivalent="while tickets wait, the watcher looks each second as well",
     ),
     Mutant(
         "G14-row-not-reset",
