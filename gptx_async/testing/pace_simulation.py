@@ -22,7 +22,7 @@ from typing import Any
 
 from ..pacing.governor import Governor, Pacing, StarvedError
 
-__all__ = ["Behaviour", "Figures", "Load", "VirtualLoop", "simulate"]
+__all__ = ["Behaviour", "Figures", "Load", "SimulatedServer", "VirtualLoop", "simulate"]
 
 WAY = (0.002, 0.022)
 """Between which seconds a request travels to the server, evenly: requests overtake each other."""
@@ -250,8 +250,18 @@ class _Neighbour:
         return 1 - taken / (end - start)
 
 
-class _Server:
-    """Behave as the phases say, one after the other."""
+class SimulatedServer:
+    """A server that behaves as its phases say, one after the other.
+
+    Attributes:
+        behaviour: What it does now.
+        busy: How many requests it works on; lowered by its caller when one is answered.
+        neighbours: From when, until when, and who shares its bucket of requests.
+
+    Args:
+        phases: What it does, each with the second from which on.
+        seed: Of everything that is random.
+    """
 
     def __init__(self, phases: Sequence[tuple[float, Behaviour]], seed: int) -> None:
         self._rng = random.Random(seed)
@@ -417,7 +427,7 @@ def _within(counts: Counter[int], start: float, end: float) -> int:
 class _Simulation:
     def __init__(self, phases: Sequence[tuple[float, Behaviour]], load: Load, seed: int) -> None:
         self.loop = VirtualLoop()
-        self.server = _Server(phases, seed)
+        self.server = SimulatedServer(phases, seed)
         self.load = load
         self.figures = Figures(neighbours=self.server.neighbours)
         self.governors: list[Governor] = []
