@@ -342,6 +342,13 @@ def test_a_key_with_a_control_character_is_left_to_the_sdk_and_never_sent(
     assert (fake_openai.requests, posts) == ([], [])
 
 
+@pytest.fixture(autouse=True)
+def no_listeners(caplog: pytest.LogCaptureFixture) -> None:
+    """Keep the transport quiet, as an engine does that is called: a stand-in alone does not."""
+    for name in ("httpx", "httpx2"):
+        caplog.set_level(logging.ERROR, name)
+
+
 @pytest.fixture
 def posts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The lengths of the bodies that were sent past the SDK."""

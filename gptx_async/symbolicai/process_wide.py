@@ -83,7 +83,7 @@ def undo() -> None:
         handler = _before.handlers.pop()
         logging.getLogger().removeHandler(handler)
         handler.close()
-    if _before.api_key_since is not None and openai.api_key == _before.api_key_since:
+    if _before.api_key_since is not None and openai.api_key is _before.api_key_since:
         openai.api_key = _before.api_key
     _before.api_key = _before.api_key_since = None
 
@@ -112,8 +112,8 @@ def setting_key() -> Iterator[None]:
     try:
         yield
     finally:
-        if openai.api_key != before:
-            if before != _before.api_key_since:
+        if openai.api_key is not before:  # a key may be anything here, also what cannot be compared
+            if before is not _before.api_key_since:
                 _before.api_key = before
             _before.api_key_since = openai.api_key
 

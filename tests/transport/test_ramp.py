@@ -276,6 +276,8 @@ async def seconds_to_open(
     return took
 
 
+# aiohttp leaves TLS connections to the garbage collector when a loop ends so soon.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.serial
 @pytest.mark.slow
 @pytest.mark.parametrize(
