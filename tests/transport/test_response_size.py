@@ -230,13 +230,15 @@ def ask(text):
 
 print(ask("first"), flush=True)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-threads = [threading.Thread(target=lambda: print(ask("bomb"), flush=True)) for _ in range(2)]
+outcomes = []
+threads = [threading.Thread(target=lambda: outcomes.append(ask("bomb"))) for _ in range(2)]
 for thread in threads:
     thread.start()
 for _ in range(20):
     ask("meanwhile")
 for thread in threads:
     thread.join()
+print(*outcomes, sep="\\n")
 grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
 print("grown" if grown > 500 else "bounded", grown)
 """
