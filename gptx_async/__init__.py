@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .engine import AsyncBatchEngine, AsyncGPTXBatchEngine, install, uninstall
     from .pacing.rate_limit import RateLimit
     from .runner import AsyncMap, Failed, Results, amap, map  # noqa: A004 - ours is meant
-    from .telemetry import Percentiles, Stats, configure_logging
+    from .telemetry.recorder import Percentiles, Stats, configure_logging
 
 _ROOMS = {
     "AsyncBatchEngine": "engine",
@@ -25,12 +25,12 @@ _ROOMS = {
     "AsyncGPTXBatchEngine": "engine",
     "AsyncMap": "runner",
     "Failed": "runner",
-    "Percentiles": "telemetry",
+    "Percentiles": "telemetry.recorder",
     "RateLimit": "pacing.rate_limit",
     "Results": "runner",
-    "Stats": "telemetry",
+    "Stats": "telemetry.recorder",
     "amap": "runner",
-    "configure_logging": "telemetry",
+    "configure_logging": "telemetry.recorder",
     "dynamic_engine": "dynamic",
     "install": "engine",
     "map": "runner",

@@ -57,7 +57,7 @@ from .retry import PATIENCE
 from .service import Call, Outcome
 from .symbolicai import process_wide
 from .symbolicai.option_properties import OptionProperties
-from .telemetry import Recorder, Stats
+from .telemetry.recorder import Recorder, Stats
 from .tokens import remembering
 from .transport.body import MAX_RESPONSE_BYTES
 from .transport.client_cache import IDLE_CLIENT_SECONDS

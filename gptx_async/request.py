@@ -13,14 +13,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from . import retry, telemetry
+from . import retry
+from .telemetry import recorder as telemetry
 from .checks import MOST_TOKENS
 from .client import Client, ClientSettings, Completed
 from .direct import Post
 from .errors import CostLimitError
 from .pacing.governor import Governor, Pacing, Permit, StarvedError, Ticket
 from .refusals import Refusals
-from .telemetry import Recorder
+from .telemetry.recorder import Recorder
 from .transport.body import MAX_RESPONSE_BYTES
 from .transport.client_cache import IDLE_CLIENT_SECONDS, ClientCache
 from .transport.idle_cache import IdleCache

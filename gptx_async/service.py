@@ -25,7 +25,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
-from . import clock, telemetry
+from . import clock
+from .telemetry import recorder as telemetry
 from .errors import (
     LoopThreadDiedError,
     LoopThreadError,

@@ -20,7 +20,7 @@ import nbformat
 import pytest
 from child import DEADLINE, run_python, start_python
 
-from gptx_async.events import EVENTS
+from gptx_async.telemetry.events import EVENTS
 from gptx_async.testing import FakeOpenAI
 
 README = (Path(__file__).parent.parent / "README.md").read_text()

@@ -23,7 +23,7 @@ from gptx_async.pacing import governor
 from gptx_async.pacing.governor import Pacing
 from gptx_async.request import Request, Terms, estimate_tokens
 from gptx_async.service import Call, LoopScope, default_service
-from gptx_async.telemetry import Recorder
+from gptx_async.telemetry.recorder import Recorder
 from gptx_async.testing import FakeOpenAI, HTTPFault
 
 KEY, MODEL = "sk-of-the-tests", "gpt-4o-mini"

@@ -21,12 +21,12 @@ import pytest
 import structlog
 from child import run_child
 
-from gptx_async import telemetry
+from gptx_async.telemetry import recorder as telemetry
 from gptx_async.errors import ConfigurationError, CostLimitError, LoopThreadDiedError
-from gptx_async.events import EVENTS, QUIET_SECONDS, emit
+from gptx_async.telemetry.events import EVENTS, QUIET_SECONDS, emit
 from gptx_async.pacing.governor import Pace
-from gptx_async.stats import RELATIVE_ERROR, Histogram
-from gptx_async.telemetry import CallRecord, Recorder, Stats, configure_logging, failure_kind
+from gptx_async.telemetry.stats import RELATIVE_ERROR, Histogram
+from gptx_async.telemetry.recorder import CallRecord, Recorder, Stats, configure_logging, failure_kind
 
 InThread = Callable[..., Future[Any]]
 
@@ -327,7 +327,7 @@ def test_shows_a_table_for_people() -> None:
 def test_counts_anew_in_the_child_when_forked_while_counting() -> None:
     child = run_child("""
         import os
-        from gptx_async.telemetry import Recorder
+        from gptx_async.telemetry.recorder import Recorder
         recorder = Recorder()
         call = recorder.call({"model": "m"})
         import threading
@@ -360,7 +360,7 @@ COST = """
 import json, sys, time, timeit
 sys.path.insert(0, sys.argv[1])
 from test_telemetry import REQUEST, response
-from gptx_async.telemetry import Recorder
+from gptx_async.telemetry.recorder import Recorder
 
 recorder, answer = Recorder(), response()
 
@@ -581,7 +581,7 @@ def test_goes_to_logging_and_not_to_stdout_when_nothing_is_configured() -> None:
     child = run_child("""
         import sys
         import structlog
-        from gptx_async.telemetry import Recorder, service_started
+        from gptx_async.telemetry.recorder import Recorder, service_started
         call = Recorder().call({"model": "m\\nfeigned event=x", "messages": "secret"})
         call.sending()
         service_started("loop")
@@ -597,7 +597,7 @@ def test_goes_to_logging_and_not_to_stdout_when_nothing_is_configured() -> None:
 def test_imports_neither_structlog_nor_opentelemetry_by_itself() -> None:
     child = run_child("""
         import sys
-        from gptx_async.telemetry import Recorder, configure_logging
+        from gptx_async.telemetry.recorder import Recorder, configure_logging
         configure_logging(json=True, level="DEBUG")
         call = Recorder({"m": (1, 1)}).call({"model": "m"})
         with call.attached():

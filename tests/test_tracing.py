@@ -17,9 +17,9 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from gptx_async import tracing
+from gptx_async.telemetry import tracing
 from gptx_async.service import LoopScope, LoopService
-from gptx_async.telemetry import CallRecord, Recorder
+from gptx_async.telemetry.recorder import CallRecord, Recorder
 from gptx_async.testing import FakeOpenAI
 
 MODEL = "gpt-4o-mini"
@@ -303,7 +303,7 @@ def test_leaves_the_server_out_when_its_url_is_none(url: str) -> None:
 
 def test_takes_the_provider_that_the_application_sets_late() -> None:
     child = run_child("""
-        from gptx_async.telemetry import Recorder
+        from gptx_async.telemetry.recorder import Recorder
         recorder = Recorder()
         recorder.call({"model": "m"}).answered()
         from opentelemetry import trace
@@ -324,7 +324,7 @@ def test_works_when_opentelemetry_is_not_installed() -> None:
     child = run_child("""
         import sys
         sys.modules["opentelemetry"] = None   # as an import of what is not there
-        from gptx_async.telemetry import Recorder
+        from gptx_async.telemetry.recorder import Recorder
         recorder = Recorder()
         call = recorder.call({"model": "m"})
         with call.attached():

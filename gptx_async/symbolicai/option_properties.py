@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from ..options import checked
 from ..pacing.governor import Pacing
 from ..pacing.rate_limit import RateLimit
-from ..telemetry import Recorder
+from ..telemetry.recorder import Recorder
 
 __all__ = ["OptionProperties"]
 

@@ -12,7 +12,7 @@ from hostile import completion, make_argument
 from virtual_time import settle_down, simulate
 
 from gptx_async.errors import CostLimitError
-from gptx_async.reservations import Reservations
+from gptx_async.telemetry.reservations import Reservations
 from gptx_async.testing import FakeOpenAI, HTTPFault
 
 MILLION = 1_000_000

@@ -16,7 +16,7 @@ from gptx_async.pacing.buckets import Bucket
 from gptx_async.pacing.controller import LearnedPace
 from gptx_async.pacing.governor import Governor, Pacing, Permit, StarvedError, Ticket
 from gptx_async.pacing.rate_limit import RateLimit
-from gptx_async.reservations import Reservations
+from gptx_async.telemetry.reservations import Reservations
 
 GONE = ConnectionError("no server")
 

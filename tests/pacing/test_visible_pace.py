@@ -14,8 +14,8 @@ from virtual_time import clock, error_with, simulate
 from gptx_async import RateLimit, progress
 from gptx_async.pacing.governor import Governor, Pacing
 from gptx_async.progress import Progress
-from gptx_async.stats import Stats
-from gptx_async.telemetry import Recorder
+from gptx_async.telemetry.stats import Stats
+from gptx_async.telemetry.recorder import Recorder
 from gptx_async.testing import FakeOpenAI, HTTPFault
 
 TOLD = {"x-ratelimit-limit-requests": "1200", "x-ratelimit-remaining-requests": "900"}

@@ -20,9 +20,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from . import clock, tracing
-from .checks import token_count
-from .errors import ConfigurationError, CostLimitError, ServiceError
+from .. import clock
+from . import tracing
+from ..checks import token_count
+from ..errors import ConfigurationError, CostLimitError, ServiceError
 from .events import MAX_TEXT, configure_logging, emit, is_enabled, without_keys
 from .reservations import Reservations
 from .stats import Counts, Percentiles, Stats
