@@ -19,8 +19,8 @@ import openai
 import openai.pagination
 import openai.resources  # here, in the caller's thread: a lazy import on the loop could deadlock
 
-from .client import ClientSettings, check_supported, is_of_cerebras, settings_of
-from .direct import SCALARS, is_of_the_sdk, overheard, post_of
+from .transport.client import ClientSettings, check_supported, is_of_cerebras, settings_of
+from .transport.chat_post import SCALARS, is_of_the_sdk, overheard, post_of
 from .request import Request, Terms
 from .retry import original_of
 from .transport.sync_side import must_run_in_caller

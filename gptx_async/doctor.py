@@ -236,7 +236,7 @@ def _check_transport() -> Check:
     try:
         import openai
 
-        from .exchange import is_known
+        from .transport.exchange import is_known
 
         client = openai.DefaultAioHttpClient()
         asyncio.run(client.aclose())
@@ -580,7 +580,7 @@ async def _models_of(subject: Subject) -> list[str]:
     """Return the names of the models that the base URL lists."""
     import openai
 
-    from .client import settings_of
+    from .transport.client import settings_of
     from .transport.client_cache import ClientCache
 
     key = (subject.key or "").strip() or "none"

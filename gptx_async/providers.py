@@ -20,7 +20,7 @@ from symai.backend.base import ENGINE_UNREGISTERED, Engine
 from symai.backend.engines import neurosymbolic
 
 from .bridge import is_stand_in
-from .client import is_of_cerebras
+from .transport.client import is_of_cerebras
 from .errors import ConfigurationError, UnsupportedClientError, VocabularyError
 from .lookup import NEUROSYMBOLIC
 from .offline import provide_vocabularies

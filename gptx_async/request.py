@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from . import retry
 from .telemetry import recorder as telemetry
 from .checks import MOST_TOKENS
-from .client import Client, ClientSettings, Completed
-from .direct import Post
+from .transport.client import Client, ClientSettings, Completed
+from .transport.chat_post import Post
 from .errors import CostLimitError
 from .pacing.governor import Governor, Pacing, Permit, StarvedError, Ticket
 from .refusals import Refusals

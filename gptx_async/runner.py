@@ -30,7 +30,7 @@ from . import clock
 from .batch import holding
 from .checkpoint import Checkpoint, CheckpointCheck, check_name
 from .dataset import rows_of
-from .error_keys import hide_key
+from .transport.error_keys import hide_key
 from .errors import (
     AsyncioNeededError,
     ConfigurationError,

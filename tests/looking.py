@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gptx_async.client import ClientSettings
+from gptx_async.transport.client import ClientSettings
 from gptx_async.request import _Line
 from gptx_async.service import LoopScope, default_service
 from gptx_async.transport.client_cache import ClientCache

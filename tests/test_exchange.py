@@ -15,7 +15,7 @@ import yarl
 from hostile import HostileServer
 from multidict import CIMultiDict
 
-from gptx_async.exchange import Exchange
+from gptx_async.transport.exchange import Exchange
 
 URL = yarl.URL("http://127.0.0.1:9/v1/chat/completions")
 

@@ -17,7 +17,7 @@ from symai import Symbol
 from symai.core import Argument
 
 from gptx_async import AsyncGPTXBatchEngine, RateLimit
-from gptx_async.client import ClientSettings
+from gptx_async.transport.client import ClientSettings
 from gptx_async.errors import CostLimitError, GPTXAsyncError, RequestTooLargeError
 from gptx_async.pacing import governor
 from gptx_async.pacing.governor import Pacing

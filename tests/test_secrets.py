@@ -27,7 +27,7 @@ from symai import Symbol
 
 import gptx_async
 from gptx_async import AsyncGPTXBatchEngine
-from gptx_async.client import ClientSettings
+from gptx_async.transport.client import ClientSettings
 from gptx_async.errors import GPTXAsyncError
 from gptx_async.service import default_service
 from gptx_async.testing import (

@@ -28,11 +28,12 @@ from looking import client_on
 from openai._models import construct_type
 from openai.types.chat import ChatCompletion
 
-from gptx_async import errors, exchange
+from gptx_async import errors
+from gptx_async.transport import exchange
 from gptx_async.batch import wait_for
 from gptx_async.bridge import StandInClient
-from gptx_async.client import ClientSettings
-from gptx_async.exchange import Answered, Exchange
+from gptx_async.transport.client import ClientSettings
+from gptx_async.transport.exchange import Answered, Exchange
 from gptx_async.request import Terms
 from gptx_async.service import Call, LoopScope, default_service
 from gptx_async.testing import (
@@ -47,7 +48,7 @@ from gptx_async.testing import (
     Reset,
     TruncatedJSON,
 )
-from gptx_async.wire import PROBES, answer_of, route_of
+from gptx_async.transport.route import PROBES, answer_of, route_of
 
 CHAT: dict[str, Any] = {
     "messages": [{"role": "user", "content": [{"type": "text", "text": "é \u2028 \U0001f600"}]}],

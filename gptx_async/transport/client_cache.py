@@ -6,7 +6,7 @@ import functools
 
 import aiohttp
 
-from ..client import Client, ClientSettings, send_by_aiohttp
+from .client import Client, ClientSettings, send_by_aiohttp
 from .connections import Connections
 from .idle_cache import IdleCache, Lease
 

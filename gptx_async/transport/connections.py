@@ -15,7 +15,7 @@ from typing import Any
 import aiohttp
 import openai
 
-from ..exchange import MAX_HEADER_BYTES
+from .exchange import MAX_HEADER_BYTES
 from ..private_names import are_there
 from .connector import Connector
 from .environment import Environment

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import openai
 
-from ..client import is_of_cerebras
-from ..wire import is_of_its_package
+from .client import is_of_cerebras
+from .route import is_of_its_package
 from .private_names import has_settings
 
 __all__ = ["is_double", "must_run_in_caller"]

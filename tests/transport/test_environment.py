@@ -20,7 +20,7 @@ from symai.backend.engines.neurosymbolic.engine_openai_gptX_chat import GPTXChat
 from tls import TLSRelay
 
 from gptx_async import AsyncGPTXBatchEngine
-from gptx_async.client import ClientSettings
+from gptx_async.transport.client import ClientSettings
 
 CLASSES = pytest.mark.parametrize("engine_class", [GPTXChatEngine, AsyncGPTXBatchEngine])
 

@@ -10,7 +10,7 @@ from hostile import make_argument
 from openai.resources.chat.completions import AsyncCompletions
 
 from gptx_async import AsyncGPTXBatchEngine, errors
-from gptx_async.exchange import Exchange
+from gptx_async.transport.exchange import Exchange
 from gptx_async.testing import FakeOpenAI
 
 ACCOUNT = ("sk-of-the-tests", "gpt-4o-mini")

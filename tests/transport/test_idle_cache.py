@@ -14,7 +14,7 @@ from looking import client_on, line_on
 from gptx_async import request as request_module
 from gptx_async.batch import wait_for
 from gptx_async.bridge import StandInClient
-from gptx_async.client import ClientSettings
+from gptx_async.transport.client import ClientSettings
 from gptx_async.request import Terms
 from gptx_async.service import Call, LoopScope, default_service
 from gptx_async.testing import FakeOpenAI

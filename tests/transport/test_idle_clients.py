@@ -19,7 +19,7 @@ from paths import CHAT
 from gptx_async import AsyncGPTXBatchEngine, errors
 from gptx_async.batch import wait_for
 from gptx_async.bridge import StandInClient
-from gptx_async.client import Client
+from gptx_async.transport.client import Client
 from gptx_async.pacing.governor import MEMORY_OF_FAILURES, Governor, Pacing
 from gptx_async.pacing.rate_limit import RateLimit
 from gptx_async.request import Terms, _Line

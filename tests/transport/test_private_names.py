@@ -17,7 +17,7 @@ from symai.functional import EngineRepository
 
 import gptx_async
 from gptx_async import AsyncGPTXBatchEngine, doctor, lookup, private_names
-from gptx_async.exchange import is_known
+from gptx_async.transport.exchange import is_known
 from gptx_async.service import default_service
 from gptx_async.symbolicai.private_names import NAMES as OF_SYMBOLICAI
 from gptx_async.testing import FakeOpenAI

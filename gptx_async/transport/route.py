@@ -31,8 +31,8 @@ import yarl
 from multidict import CIMultiDict
 
 from .exchange import Answered, Exchange, is_known
-from .transport.body import LARGE_BYTES, decoded
-from .transport.target import add_credentials, headers_of, problem_of, target_of
+from .body import LARGE_BYTES, decoded
+from .target import add_credentials, headers_of, problem_of, target_of
 
 __all__ = [
     "PROBES",

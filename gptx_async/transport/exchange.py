@@ -23,10 +23,10 @@ from aiohttp import http_writer
 from aiohttp.http import HttpProcessingError
 from multidict import CIMultiDict
 
-from .private_names import are_there
-from .transport.body import check_length
-from .transport.connector import may_go_again, new_connection
-from .transport.private_names import FAST_PATH
+from ..private_names import are_there
+from .body import check_length
+from .connector import may_go_again, new_connection
+from .private_names import FAST_PATH
 
 __all__ = ["MAX_HEADER_BYTES", "MOST_BYTES", "Answered", "Exchange", "is_known", "is_too_long"]
 

@@ -22,14 +22,14 @@ from typing import Any, NamedTuple, TypeVar, cast
 import aiohttp
 import openai
 
-from .direct import Post
-from .errors import (
+from .chat_post import Post
+from ..errors import (
     ResponseTooLargeError,
     TimeoutError,  # noqa: A004 - ours is meant
     UnsupportedClientError,
 )
 from .exchange import MAX_HEADER_BYTES, MOST_BYTES, is_too_long
-from .transport.body import (
+from .body import (
     LARGE_BYTES,
     MAX_RESPONSE_BYTES,
     ResponseTooLarge,
@@ -38,10 +38,10 @@ from .transport.body import (
     read_bounded,
     restore_headers,
 )
-from .transport.connections import Connections, httpx_of
-from .transport.environment import Environment
-from .transport.target import SessionAsGiven, problem_of
-from .wire import PROBES, InHand, Machinery, Route, as_json, route_of, session_of
+from .connections import Connections, httpx_of
+from .environment import Environment
+from .target import SessionAsGiven, problem_of
+from .route import PROBES, InHand, Machinery, Route, as_json, route_of, session_of
 
 __all__ = [
     "Client",

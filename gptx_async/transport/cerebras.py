@@ -15,9 +15,9 @@ import openai
 from cerebras.cloud import sdk
 
 from .client import Client, ClientSettings, read_response, send_in_time
-from .retry import carry_original
-from .transport.connections import Connections, httpx_of
-from .transport.environment import Environment
+from ..retry import carry_original
+from .connections import Connections, httpx_of
+from .environment import Environment
 
 __all__ = ["CerebrasSettings"]
 
