@@ -27,7 +27,7 @@ import greenlet
 
 from . import clock, errors
 from .opening import LOOK_SECONDS, Opening
-from .service import GRACE_SECONDS, SLICE_SECONDS, Call, Outcome, loop_seconds
+from .loop.service import GRACE_SECONDS, SLICE_SECONDS, Call, Outcome, loop_seconds
 
 __all__ = [
     "ENDS_RUN",

@@ -54,7 +54,7 @@ from .providers import build_engine, check_engine, client_options, engine_class_
 from .refusals import Refusals
 from .request import BatchGroup, Request, Terms, estimate_tokens
 from .retry import PATIENCE
-from .service import Call, Outcome
+from .loop.service import Call, Outcome
 from .symbolicai import process_wide
 from .symbolicai.option_properties import OptionProperties
 from .telemetry.recorder import Recorder, Stats

@@ -28,7 +28,7 @@ from .transport.idle_cache import IdleCache
 from .transport.no_completion import error_in
 
 if TYPE_CHECKING:
-    from .service import LoopScope
+    from .loop.service import LoopScope
 
 __all__ = ["BatchGroup", "Request", "Terms", "estimate_tokens"]
 

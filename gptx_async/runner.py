@@ -39,7 +39,7 @@ from .errors import (
 )
 from .identity import identity_of
 from .progress import Progress
-from .service import GRACE_SECONDS, SLICE_SECONDS
+from .loop.service import GRACE_SECONDS, SLICE_SECONDS
 from .workers import Arrival, Job, Run, builder_of
 
 __all__ = ["AsyncMap", "Failed", "Results", "amap", "map"]

@@ -29,7 +29,7 @@ from .dataset import Rows
 from .errors import CheckpointError, ConfigurationError, DatasetError, RunCancelledError
 from .identity import name_of
 from .kept_values import CheckpointValueError
-from .service import GRACE_SECONDS
+from .loop.service import GRACE_SECONDS
 
 __all__ = ["Arrival", "Job", "Run", "builder_of"]
 

@@ -31,7 +31,7 @@ from symai.backend.engines.neurosymbolic.engine_openai_gptX_chat import GPTXChat
 
 from gptx_async import AsyncGPTXBatchEngine
 from gptx_async.errors import ServiceClosedError
-from gptx_async.service import default_service
+from gptx_async.loop.service import default_service
 from gptx_async.testing import FakeOpenAI, HTTPFault, RecordedRequest
 
 KEY, MODEL = "sk-of-the-bad-input", "gpt-4o-mini"

@@ -19,7 +19,7 @@ import pytest
 from gptx_async import batch as batch_module
 from gptx_async.batch import Batch, is_item, place, wait_for
 from gptx_async.errors import CallCancelledError, GPTXAsyncError, ServiceClosedError
-from gptx_async.service import Call, LoopScope, LoopService, Outcome, default_service
+from gptx_async.loop.service import Call, LoopScope, LoopService, Outcome, default_service
 
 
 class Gate:

@@ -17,7 +17,7 @@ from test_batch import Gate, values
 
 from gptx_async.batch import Batch, CancelScope, holding, wait_for
 from gptx_async.errors import RunCancelledError, ServiceClosedError
-from gptx_async.service import Call, LoopScope, Outcome, default_service
+from gptx_async.loop.service import Call, LoopScope, Outcome, default_service
 
 InThread = Callable[..., Future[Any]]
 Run = Callable[[Batch[Any, Any]], list[Outcome[Any]]]
@@ -243,7 +243,7 @@ def test_a_coroutine_that_outlives_the_main_thread_is_told_so() -> None:
         """
         import asyncio, threading
         from gptx_async.batch import Batch, wait_for
-        from gptx_async.service import Call
+        from gptx_async.loop.service import Call
         began = threading.Event()
 
         async def answer(scope):

@@ -10,7 +10,7 @@ import pytest
 
 from gptx_async.batch import wait_for
 from gptx_async.bridge import StandInClient
-from gptx_async.service import Call
+from gptx_async.loop.service import Call
 from gptx_async.testing import FakeOpenAI
 
 CHAT: dict[str, Any] = {

@@ -16,7 +16,7 @@ from openai.types.chat import completion_create_params
 from gptx_async.batch import wait_for
 from gptx_async.bridge import StandInClient
 from gptx_async.transport.chat_post import post_of
-from gptx_async.service import Call
+from gptx_async.loop.service import Call
 from gptx_async.testing import FakeOpenAI
 
 CREATE = ("chat", "completions", "create")

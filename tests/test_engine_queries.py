@@ -16,7 +16,7 @@ import gptx_async
 from gptx_async import AsyncGPTXBatchEngine
 from gptx_async.errors import LoopThreadError
 from gptx_async.lookup import entered_dynamic_engine
-from gptx_async.service import LoopScope, default_service
+from gptx_async.loop.service import LoopScope, default_service
 from gptx_async.testing import FakeOpenAI, HTTPFault
 
 KEY, MODEL = "sk-of-the-tests", "gpt-4o-mini"

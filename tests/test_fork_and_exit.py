@@ -18,7 +18,7 @@ import openai
 from gptx_async.batch import wait_for
 from gptx_async.bridge import StandInClient
 from gptx_async.errors import GPTXAsyncError, ServiceClosedError
-from gptx_async.service import Call, default_service
+from gptx_async.loop.service import Call, default_service
 
 client = StandInClient(openai.OpenAI(max_retries=0), lambda request: wait_for(Call(request)))
 

@@ -36,7 +36,7 @@ from hypothesis import strategies as st
 from symai.backend.engines.neurosymbolic.engine_openai_gptX_chat import GPTXChatEngine
 
 from gptx_async import AsyncGPTXBatchEngine, errors
-from gptx_async.service import default_service
+from gptx_async.loop.service import default_service
 
 KEY, MODEL = "sk-of-the-hostile-server", "gpt-4o-mini"
 

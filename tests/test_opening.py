@@ -16,7 +16,7 @@ from gptx_async import batch as batch_module
 from gptx_async.batch import Batch, wait_for
 from gptx_async.errors import LoopThreadDiedError
 from gptx_async.opening import FIRST, LOOK_SECONDS, Opening
-from gptx_async.service import Call, LoopScope, default_service, loop_seconds
+from gptx_async.loop.service import Call, LoopScope, default_service, loop_seconds
 
 
 class Clock:

@@ -36,7 +36,7 @@ from gptx_async.errors import (
 )
 from gptx_async.pacing import governor
 from gptx_async.request import CHARACTERS_PER_TOKEN, estimate_tokens
-from gptx_async.service import default_service
+from gptx_async.loop.service import default_service
 from gptx_async.testing import BatchScheduler, FakeOpenAI, HTTPFault, RecordedRequest, Reset
 
 KEY, MODEL = "sk-of-the-tests", "gpt-4o-mini"

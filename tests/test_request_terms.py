@@ -22,7 +22,7 @@ from gptx_async.errors import CostLimitError, GPTXAsyncError, RequestTooLargeErr
 from gptx_async.pacing import governor
 from gptx_async.pacing.governor import Pacing
 from gptx_async.request import Request, Terms, estimate_tokens
-from gptx_async.service import Call, LoopScope, default_service
+from gptx_async.loop.service import Call, LoopScope, default_service
 from gptx_async.telemetry.recorder import Recorder
 from gptx_async.testing import FakeOpenAI, HTTPFault
 

@@ -29,7 +29,7 @@ import gptx_async
 from gptx_async import AsyncGPTXBatchEngine
 from gptx_async.transport.client import ClientSettings
 from gptx_async.errors import GPTXAsyncError
-from gptx_async.service import default_service
+from gptx_async.loop.service import default_service
 from gptx_async.testing import (
     HTML,
     BadJSON,
@@ -351,7 +351,7 @@ logging.basicConfig(level=logging.DEBUG)
 import openai
 from gptx_async.batch import wait_for
 from gptx_async.bridge import StandInClient
-from gptx_async.service import Call
+from gptx_async.loop.service import Call
 client = StandInClient(openai.OpenAI(max_retries=0), lambda request: wait_for(Call(request)))
 def ask():
     client.chat.completions.create(model="m", messages=[{"role": "user", "content": "x"}])

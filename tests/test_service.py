@@ -15,14 +15,14 @@ from typing import Any, NoReturn
 import pytest
 from child import run_child
 
-from gptx_async import service as service_module
+from gptx_async.loop import service as service_module
 from gptx_async.errors import (
     LoopThreadDiedError,
     LoopThreadError,
     ServiceClosedError,
     ServiceStartError,
 )
-from gptx_async.service import Call, LoopScope, LoopService, Outcome, default_service
+from gptx_async.loop.service import Call, LoopScope, LoopService, Outcome, default_service
 
 
 @pytest.fixture
@@ -261,7 +261,7 @@ def test_close_closes_what_the_scope_holds_last_built_first(service: LoopService
 def test_close_is_bounded_though_a_task_ignores_cancellation() -> None:
     completed = run_child("""
         import asyncio, threading
-        from gptx_async.service import LoopService
+        from gptx_async.loop.service import LoopService
         service = LoopService()
         began = threading.Event()
 
@@ -406,7 +406,7 @@ def test_ctrl_c_cancels_the_coroutine_before_it_is_raised() -> None:
     """Others raise at once and leave the coroutine running (synchronicity#166, lancedb#2898)."""
     completed = run_child("""
         import asyncio, os, signal
-        from gptx_async.service import default_service
+        from gptx_async.loop.service import default_service
         told = []
 
         async def sleep(scope):
@@ -432,7 +432,7 @@ def test_ctrl_c_cancels_the_coroutine_before_it_is_raised() -> None:
 def test_exit_with_a_call_in_flight_is_quick_and_silent() -> None:
     completed = run_child("""
         import asyncio, threading
-        from gptx_async.service import default_service
+        from gptx_async.loop.service import default_service
         began = threading.Event()
 
         async def sleep(scope):
@@ -466,7 +466,7 @@ def test_a_call_after_the_exit_handler_is_an_error() -> None:
             except ServiceClosedError as error:
                 print(error)
         atexit.register(late)
-        from gptx_async.service import default_service
+        from gptx_async.loop.service import default_service
     """)
     assert "interpreter is exiting" in completed.stdout, completed.stderr
 
@@ -474,7 +474,7 @@ def test_a_call_after_the_exit_handler_is_an_error() -> None:
 def test_a_forked_child_starts_its_own_thread_and_the_parent_goes_on() -> None:
     completed = run_child("""
         import asyncio, os, threading
-        from gptx_async.service import default_service
+        from gptx_async.loop.service import default_service
         began, go_on = threading.Event(), threading.Event()
 
         async def thread(scope):

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from child import run_child
 
-from gptx_async import service as service_module
+from gptx_async.loop import service as service_module
 from gptx_async.errors import ServiceClosedError, ServiceStartError
-from gptx_async.service import Call, LoopScope, LoopService, Outcome
+from gptx_async.loop.service import Call, LoopScope, LoopService, Outcome
 
 InThread = Callable[..., Future[Any]]
 
@@ -147,7 +147,7 @@ def test_a_fork_while_another_thread_makes_the_default_service() -> None:
     """That thread holds a lock, and does not exist in the child."""
     completed = run_child("""
         import os, threading
-        from gptx_async import service
+        from gptx_async.loop import service
         making, go_on = threading.Event(), threading.Event()
         make = service.LoopService
 

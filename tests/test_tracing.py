@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from gptx_async.telemetry import tracing
-from gptx_async.service import LoopScope, LoopService
+from gptx_async.loop.service import LoopScope, LoopService
 from gptx_async.telemetry.recorder import CallRecord, Recorder
 from gptx_async.testing import FakeOpenAI
 

@@ -483,7 +483,7 @@ def _ask_plainly(base_url: str, text: str, pipe: Any) -> None:
 
     from ..batch import wait_for
     from ..bridge import StandInClient
-    from ..service import Call
+    from ..loop.service import Call
 
     client = StandInClient(
         openai.OpenAI(api_key=KEY, base_url=base_url, max_retries=0),
@@ -763,7 +763,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(until: float, home: str, base_url: str, plot: str) -> int:
-    from ..service import default_service
+    from ..loop.service import default_service
 
     engine = _build_engine(home)
     warm_up = Run(engine, base_url)

@@ -9,7 +9,7 @@ from looking import line_on
 
 from gptx_async import AsyncGPTXBatchEngine
 from gptx_async.errors import GPTXAsyncError
-from gptx_async.service import default_service
+from gptx_async.loop.service import default_service
 
 __all__ = ["KEY", "MODEL", "arguments", "errors_of", "governor_of", "make_engine"]
 

@@ -25,7 +25,7 @@ import openai
 from gptx_async.batch import Batch, wait_for
 from gptx_async.bridge import StandInClient
 from gptx_async.request import Terms
-from gptx_async.service import Call
+from gptx_async.loop.service import Call
 
 client = StandInClient(
     openai.OpenAI(max_retries=2),

@@ -18,7 +18,7 @@ from symai.functional import EngineRepository
 import gptx_async
 from gptx_async import AsyncGPTXBatchEngine, doctor, lookup, private_names
 from gptx_async.transport.exchange import is_known
-from gptx_async.service import default_service
+from gptx_async.loop.service import default_service
 from gptx_async.symbolicai.private_names import NAMES as OF_SYMBOLICAI
 from gptx_async.testing import FakeOpenAI
 from gptx_async.transport.private_names import NAMES, POOL, has_settings

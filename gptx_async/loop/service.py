@@ -25,16 +25,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
-from . import clock
-from .telemetry import recorder as telemetry
-from .errors import (
+from .. import clock
+from ..telemetry import recorder as telemetry
+from ..errors import (
     LoopThreadDiedError,
     LoopThreadError,
     ServiceClosedError,
     ServiceError,
     ServiceStartError,
 )
-from .loop.late_timeouts import defer_late_timeouts
+from .late_timeouts import defer_late_timeouts
 
 __all__ = ["Call", "LoopScope", "LoopService", "Outcome", "default_service", "loop_seconds"]
 
