@@ -51,9 +51,9 @@ from .options import EngineOptions, checked
 from .pacing.governor import Pacing
 from .pacing.rate_limit import RateLimit
 from .providers import build_engine, check_engine, client_options, engine_class_of
-from .refusals import Refusals
-from .request import BatchGroup, Request, Terms, estimate_tokens
-from .retry import PATIENCE
+from .calls.refusals import Refusals
+from .calls.request import BatchGroup, Request, Terms, estimate_tokens
+from .calls.retry import PATIENCE
 from .loop.service import Call, Outcome
 from .symbolicai import process_wide
 from .symbolicai.option_properties import OptionProperties

@@ -30,7 +30,7 @@ from gptx_async.bridge import StandInClient
 from gptx_async.transport.client import ClientSettings
 from gptx_async.errors import ServiceClosedError, UnsupportedClientError
 from gptx_async.pacing.governor import Pacing
-from gptx_async.request import Request, Terms
+from gptx_async.calls.request import Request, Terms
 from gptx_async.loop.service import Call, LoopScope, default_service
 from gptx_async.testing import FakeOpenAI, Reset, Stall
 

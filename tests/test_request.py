@@ -35,7 +35,7 @@ from gptx_async.errors import (
     RequestTooLargeError,
 )
 from gptx_async.pacing import governor
-from gptx_async.request import CHARACTERS_PER_TOKEN, estimate_tokens
+from gptx_async.calls.request import CHARACTERS_PER_TOKEN, estimate_tokens
 from gptx_async.loop.service import default_service
 from gptx_async.testing import BatchScheduler, FakeOpenAI, HTTPFault, RecordedRequest, Reset
 

@@ -21,7 +21,7 @@ from gptx_async.transport.client import ClientSettings
 from gptx_async.errors import CostLimitError, GPTXAsyncError, RequestTooLargeError
 from gptx_async.pacing import governor
 from gptx_async.pacing.governor import Pacing
-from gptx_async.request import Request, Terms, estimate_tokens
+from gptx_async.calls.request import Request, Terms, estimate_tokens
 from gptx_async.loop.service import Call, LoopScope, default_service
 from gptx_async.telemetry.recorder import Recorder
 from gptx_async.testing import FakeOpenAI, HTTPFault

@@ -16,8 +16,8 @@ from typing import TypeVar
 import openai
 import pytest
 
-from gptx_async import retry
-from gptx_async.retry import Budget, Cause, cause_of, copy_of, told_seconds
+from gptx_async.calls import retry
+from gptx_async.calls.retry import Budget, Cause, cause_of, copy_of, told_seconds
 from gptx_async.testing import FakeOpenAI, Fault, HTTPFault, Reset, Stall
 
 T = TypeVar("T")

@@ -15,7 +15,7 @@ import openai
 from cerebras.cloud import sdk
 
 from .client import Client, ClientSettings, read_response, send_in_time
-from ..retry import carry_original
+from ..calls.retry import carry_original
 from .connections import Connections, httpx_of
 from .environment import Environment
 

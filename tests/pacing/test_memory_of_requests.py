@@ -10,7 +10,7 @@ import tracemalloc
 import pytest
 from virtual_time import error_with, simulate
 
-from gptx_async import retry
+from gptx_async.calls import retry
 from gptx_async.pacing.governor import Governor, Pacing
 
 ROUND = 2_000

@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from virtual_time import clock, error_with, simulate
 
-from gptx_async import RateLimit, checks, retry
+from gptx_async import RateLimit, checks
+from gptx_async.calls import retry
 from gptx_async.pacing.governor import Governor, Pacing
 from gptx_async.testing import FakeOpenAI, HTTPFault
 

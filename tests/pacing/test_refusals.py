@@ -15,7 +15,7 @@ from symai import Symbol
 from symai.backend.engines.neurosymbolic.engine_openai_gptX_chat import GPTXChatEngine
 
 import gptx_async
-from gptx_async.refusals import REJECTIONS_IN_ROW, Refusals
+from gptx_async.calls.refusals import REJECTIONS_IN_ROW, Refusals
 from gptx_async.testing import BatchScheduler, FakeOpenAI, HTTPFault, RecordedRequest
 
 FLAGGED = HTTPFault(403, "Your input was flagged.", "forbidden", "")

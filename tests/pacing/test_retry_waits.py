@@ -14,8 +14,8 @@ import openai
 import pytest
 from virtual_time import clock, simulate
 
-from gptx_async import retry
-from gptx_async.retry import Budget, copy_of, told_seconds
+from gptx_async.calls import retry
+from gptx_async.calls.retry import Budget, copy_of, told_seconds
 from gptx_async.testing import FakeOpenAI, Fault, HTTPFault, Reset, Stall
 
 

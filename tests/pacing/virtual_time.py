@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import openai
 
-from gptx_async import retry
+from gptx_async.calls import retry
 from gptx_async.pacing.governor import Governor, Pacing, StarvedError
 
 __all__ = ["call", "clock", "error_with", "settle_down", "simulate"]

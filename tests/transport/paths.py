@@ -11,7 +11,7 @@ import openai
 
 from gptx_async.batch import wait_for
 from gptx_async.bridge import StandInClient
-from gptx_async.request import Terms
+from gptx_async.calls.request import Terms
 from gptx_async.loop.service import Call
 
 __all__ = ["CHAT", "OURS", "PATHS", "ask", "cause_of", "stand_in_of"]

@@ -11,11 +11,11 @@ import openai
 import pytest
 from looking import client_on, line_on
 
-from gptx_async import request as request_module
+from gptx_async.calls import request as request_module
 from gptx_async.batch import wait_for
 from gptx_async.bridge import StandInClient
 from gptx_async.transport.client import ClientSettings
-from gptx_async.request import Terms
+from gptx_async.calls.request import Terms
 from gptx_async.loop.service import Call, LoopScope, default_service
 from gptx_async.testing import FakeOpenAI
 from gptx_async.transport.idle_cache import IdleCache, Lease

@@ -22,7 +22,7 @@ from gptx_async.bridge import StandInClient
 from gptx_async.transport.client import Client
 from gptx_async.pacing.governor import MEMORY_OF_FAILURES, Governor, Pacing
 from gptx_async.pacing.rate_limit import RateLimit
-from gptx_async.request import Terms, _Line
+from gptx_async.calls.request import Terms, _Line
 from gptx_async.loop.service import Call, LoopScope, default_service
 from gptx_async.testing import FakeOpenAI
 from gptx_async.transport.client_cache import MOST_CLIENTS, ClientCache
@@ -201,7 +201,7 @@ GROWTH = """
 import gc, json, sys, openai
 from gptx_async.batch import wait_for
 from gptx_async.bridge import StandInClient
-from gptx_async.request import Terms
+from gptx_async.calls.request import Terms
 from gptx_async.loop.service import Call
 
 def private_mib():

@@ -17,7 +17,7 @@ from looking import client_on
 from gptx_async.batch import wait_for
 from gptx_async.bridge import StandInClient
 from gptx_async.transport.client import ClientSettings
-from gptx_async.request import Terms
+from gptx_async.calls.request import Terms
 from gptx_async.loop.service import Call, LoopScope, default_service
 from gptx_async.testing import FakeOpenAI, HTTPFault
 from gptx_async.transport.target import target_of

@@ -18,11 +18,11 @@ from typing import TypeVar
 import openai
 import tenacity
 
-from . import clock
-from .checks import LONGEST_SECONDS, seconds_of
-from .errors import TimeoutError  # noqa: A004 - ours is meant
-from .pacing.buckets import parse_duration
-from .pacing.governor import Permit
+from .. import clock
+from ..checks import LONGEST_SECONDS, seconds_of
+from ..errors import TimeoutError  # noqa: A004 - ours is meant
+from ..pacing.buckets import parse_duration
+from ..pacing.governor import Permit
 
 __all__ = [
     "PATIENCE",
