@@ -27,7 +27,7 @@ from symai.backend.settings import SYMAI_CONFIG
 from symai.functional import EngineRepository
 
 from .account import with_key_of_this_process, without_keys
-from .batch import WINDOW, Batch, current_scope, is_item, place, wait_for
+from .batch.driver import WINDOW, Batch, current_scope, is_item, place, wait_for
 from .bridge import StandInClient, is_stand_in, tell_of_a_double
 from .transport.client import ClientSettings
 from .transport.error_keys import hide_key

@@ -27,7 +27,7 @@ from types import TracebackType
 from typing import Any, Generic, Literal, TypeVar, get_args, overload
 
 from . import clock
-from .batch import holding
+from .batch.driver import holding
 from .checkpoint import Checkpoint, CheckpointCheck, check_name
 from .dataset import rows_of
 from .transport.error_keys import hide_key

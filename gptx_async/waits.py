@@ -15,7 +15,7 @@ from typing import Any
 
 from symai import core_ext
 
-from .batch import is_item, wait_for
+from .batch.driver import is_item, wait_for
 from .errors import (
     ConfigurationError,
     CostLimitError,

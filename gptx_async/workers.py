@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import clock
-from .batch import ENDS_RUN, CancelScope
+from .batch.driver import ENDS_RUN, CancelScope
 from .checkpoint import Checkpoint
 from .dataset import Rows
 from .errors import CheckpointError, ConfigurationError, DatasetError, RunCancelledError

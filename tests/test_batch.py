@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from gptx_async import batch as batch_module
-from gptx_async.batch import Batch, is_item, place, wait_for
+from gptx_async.batch import driver as batch_module
+from gptx_async.batch.driver import Batch, is_item, place, wait_for
 from gptx_async.errors import CallCancelledError, GPTXAsyncError, ServiceClosedError
 from gptx_async.loop.service import Call, LoopScope, LoopService, Outcome, default_service
 

@@ -15,7 +15,7 @@ import pytest
 from child import run_child
 from test_batch import Gate, values
 
-from gptx_async.batch import Batch, CancelScope, holding, wait_for
+from gptx_async.batch.driver import Batch, CancelScope, holding, wait_for
 from gptx_async.errors import RunCancelledError, ServiceClosedError
 from gptx_async.loop.service import Call, LoopScope, Outcome, default_service
 
@@ -242,7 +242,7 @@ def test_a_coroutine_that_outlives_the_main_thread_is_told_so() -> None:
     completed = run_child(
         """
         import asyncio, threading
-        from gptx_async.batch import Batch, wait_for
+        from gptx_async.batch.driver import Batch, wait_for
         from gptx_async.loop.service import Call
         began = threading.Event()
 

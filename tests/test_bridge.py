@@ -25,7 +25,7 @@ from looking import client_on, line_on
 from support.unheard import UNHEARD
 
 from gptx_async import errors
-from gptx_async.batch import Batch, wait_for
+from gptx_async.batch.driver import Batch, wait_for
 from gptx_async.bridge import StandInClient
 from gptx_async.transport.client import ClientSettings
 from gptx_async.errors import ServiceClosedError, UnsupportedClientError

@@ -8,7 +8,7 @@ from typing import Any
 import openai
 import pytest
 
-from gptx_async.batch import wait_for
+from gptx_async.batch.driver import wait_for
 from gptx_async.bridge import StandInClient
 from gptx_async.loop.service import Call
 from gptx_async.testing import FakeOpenAI

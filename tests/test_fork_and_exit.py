@@ -15,7 +15,7 @@ from gptx_async.testing import FakeOpenAI
 PRELUDE = """
 import atexit, concurrent.futures, gc, multiprocessing, os, signal, sys, threading, time
 import openai
-from gptx_async.batch import wait_for
+from gptx_async.batch.driver import wait_for
 from gptx_async.bridge import StandInClient
 from gptx_async.errors import GPTXAsyncError, ServiceClosedError
 from gptx_async.loop.service import Call, default_service

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from gptx_async import batch as batch_module
-from gptx_async.batch import Batch, wait_for
+from gptx_async.batch import driver as batch_module
+from gptx_async.batch.driver import Batch, wait_for
 from gptx_async.errors import LoopThreadDiedError
-from gptx_async.opening import FIRST, LOOK_SECONDS, Opening
+from gptx_async.batch.window import FIRST, LOOK_SECONDS, Opening
 from gptx_async.loop.service import Call, LoopScope, default_service, loop_seconds
 
 

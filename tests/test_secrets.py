@@ -349,7 +349,7 @@ def test_a_child_process_that_ends_by_an_error_tells_no_key(fake_openai: FakeOpe
 import faulthandler, logging, sys, threading
 logging.basicConfig(level=logging.DEBUG)
 import openai
-from gptx_async.batch import wait_for
+from gptx_async.batch.driver import wait_for
 from gptx_async.bridge import StandInClient
 from gptx_async.loop.service import Call
 client = StandInClient(openai.OpenAI(max_retries=0), lambda request: wait_for(Call(request)))

@@ -15,7 +15,7 @@ from symai.core import Argument
 
 import gptx_async
 from gptx_async import errors
-from gptx_async.batch import Batch
+from gptx_async.batch.driver import Batch
 from gptx_async.testing import FakeOpenAI, HTTPFault
 from gptx_async.waits import let_waits_give_way
 

@@ -481,7 +481,7 @@ def _ask_plainly(base_url: str, text: str, pipe: Any) -> None:
     """Ask without symbolicai, which a process that begins anew would import for seconds."""
     import openai
 
-    from ..batch import wait_for
+    from ..batch.driver import wait_for
     from ..bridge import StandInClient
     from ..loop.service import Call
 

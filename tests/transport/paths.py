@@ -9,7 +9,7 @@ from typing import Any
 
 import openai
 
-from gptx_async.batch import wait_for
+from gptx_async.batch.driver import wait_for
 from gptx_async.bridge import StandInClient
 from gptx_async.calls.request import Terms
 from gptx_async.loop.service import Call

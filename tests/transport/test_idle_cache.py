@@ -12,7 +12,7 @@ import pytest
 from looking import client_on, line_on
 
 from gptx_async.calls import request as request_module
-from gptx_async.batch import wait_for
+from gptx_async.batch.driver import wait_for
 from gptx_async.bridge import StandInClient
 from gptx_async.transport.client import ClientSettings
 from gptx_async.calls.request import Terms

@@ -22,7 +22,7 @@ import yarl
 from hostile import HostileServer, Received, _read, answer
 from paths import CHAT, stand_in_of
 
-from gptx_async.batch import Batch
+from gptx_async.batch.driver import Batch
 from gptx_async.transport.connector import Connector
 from gptx_async.transport.ramp import DROPPED_SECONDS, LEAST, START, Ramp
 

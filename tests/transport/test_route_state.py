@@ -14,7 +14,7 @@ import pytest
 from hostile import completion
 from looking import client_on
 
-from gptx_async.batch import wait_for
+from gptx_async.batch.driver import wait_for
 from gptx_async.bridge import StandInClient
 from gptx_async.transport.client import ClientSettings
 from gptx_async.calls.request import Terms

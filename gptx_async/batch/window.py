@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
-from . import clock
+from .. import clock
 
 __all__ = ["FIRST", "LOOK_SECONDS", "Opening"]
 
