@@ -13,16 +13,16 @@ from . import errors
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from .dynamic import AsyncDynamicEngine, dynamic_engine
-    from .engine import AsyncBatchEngine, AsyncGPTXBatchEngine, install, uninstall
+    from .symbolicai.dynamic import AsyncDynamicEngine, dynamic_engine
+    from .symbolicai.engine import AsyncBatchEngine, AsyncGPTXBatchEngine, install, uninstall
     from .pacing.rate_limit import RateLimit
     from .runner import AsyncMap, Failed, Results, amap, map  # noqa: A004 - ours is meant
     from .telemetry.recorder import Percentiles, Stats, configure_logging
 
 _ROOMS = {
-    "AsyncBatchEngine": "engine",
-    "AsyncDynamicEngine": "dynamic",
-    "AsyncGPTXBatchEngine": "engine",
+    "AsyncBatchEngine": "symbolicai.engine",
+    "AsyncDynamicEngine": "symbolicai.dynamic",
+    "AsyncGPTXBatchEngine": "symbolicai.engine",
     "AsyncMap": "runner",
     "Failed": "runner",
     "Percentiles": "telemetry.recorder",
@@ -31,10 +31,10 @@ _ROOMS = {
     "Stats": "telemetry.recorder",
     "amap": "runner",
     "configure_logging": "telemetry.recorder",
-    "dynamic_engine": "dynamic",
-    "install": "engine",
+    "dynamic_engine": "symbolicai.dynamic",
+    "install": "symbolicai.engine",
     "map": "runner",
-    "uninstall": "engine",
+    "uninstall": "symbolicai.engine",
 }
 """Where each public name is found, when it is first asked for."""
 

@@ -24,9 +24,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from .configuration import FILE_NAME, KEY, MODEL, Configuration, read_configuration
+from .symbolicai.configuration import FILE_NAME, KEY, MODEL, Configuration, read_configuration
 from .errors import ConfigurationError
-from .offline import VOCABULARIES, tiktoken_cache_dir, vocabularies_available
+from .symbolicai.vocabularies import VOCABULARIES, tiktoken_cache_dir, vocabularies_available
 
 __all__ = ["Check", "Engine", "Subject", "engine_of", "examine"]
 
@@ -367,7 +367,7 @@ def engine_of(model: str) -> Engine:
         symbolicai_sandbox(model),
         contextlib.redirect_stdout(sys.stderr),
     ):
-        from .providers import engine_class_of
+        from .symbolicai.v1.engine_classes import engine_class_of
 
         engine_class = engine_class_of(model)
         return Engine(

@@ -26,7 +26,7 @@ from typing import Any, BinaryIO
 
 from . import clock
 from .checkpoint import is_checkpoint, remove_checkpoint
-from .configuration import FILE_NAME, KEY, MODEL, read_configuration
+from .symbolicai.configuration import FILE_NAME, KEY, MODEL, read_configuration
 from .datafiles import PIPE, Row, Sink, Source, format_of
 from .errors import (
     CheckpointError,

@@ -39,7 +39,7 @@ from loguru import logger
 from support import forked
 from support.unheard import UNHEARD
 
-from gptx_async.offline import provide_vocabularies
+from gptx_async.symbolicai.vocabularies import provide_vocabularies
 
 pytest_plugins = ["secrets_scan", "support.skips"]
 

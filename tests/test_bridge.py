@@ -26,7 +26,7 @@ from support.unheard import UNHEARD
 
 from gptx_async import errors
 from gptx_async.batch.driver import Batch, wait_for
-from gptx_async.bridge import StandInClient
+from gptx_async.symbolicai.v1.stand_in_client import StandInClient
 from gptx_async.transport.client import ClientSettings
 from gptx_async.errors import ServiceClosedError, UnsupportedClientError
 from gptx_async.pacing.governor import Pacing

@@ -17,7 +17,7 @@ from symai.core import Argument
 
 import gptx_async
 from gptx_async import AsyncBatchEngine, errors
-from gptx_async.bridge import StandInClient
+from gptx_async.symbolicai.v1.stand_in_client import StandInClient
 from gptx_async.testing import FakeOpenAI, HTTPFault, Reset, Stall
 
 KEY, MODEL = "sk-of-the-tests", "cerebras:gpt-oss-120b"

@@ -19,7 +19,7 @@ from support.unheard import UNHEARD
 
 from gptx_async import cli, doctor
 from gptx_async.doctor import engine_of
-from gptx_async.offline import provide_vocabularies
+from gptx_async.symbolicai.vocabularies import provide_vocabularies
 from gptx_async.testing import HTML, FakeOpenAI, HTTPFault, Stall
 
 KEY = "sk-doctor-12345"
@@ -142,7 +142,7 @@ def test_symbolicai_itself_agrees_which_configuration_it_takes(folder: Path) -> 
     program = """
 import sys
 sys.prefix = sys.argv[1]
-from gptx_async.configuration import read_configuration
+from gptx_async.symbolicai.configuration import read_configuration
 ours = read_configuration()
 import symai
 theirs = symai.config_manager.get_active_path("symai.config.json")

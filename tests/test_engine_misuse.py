@@ -10,7 +10,7 @@ import trio
 from hostile import make_argument
 
 from gptx_async import AsyncBatchEngine, AsyncGPTXBatchEngine, amap, errors
-from gptx_async.options import EngineOptions
+from gptx_async.symbolicai.options import EngineOptions
 from gptx_async.testing import FakeOpenAI
 
 ACCOUNT = ("sk-of-the-tests", "gpt-4o-mini")

@@ -15,7 +15,7 @@ from symai.context import CURRENT_ENGINE_VAR
 import gptx_async
 from gptx_async import AsyncGPTXBatchEngine
 from gptx_async.errors import LoopThreadError
-from gptx_async.lookup import entered_dynamic_engine
+from gptx_async.symbolicai.v1.engine_lookup import entered_dynamic_engine
 from gptx_async.loop.service import LoopScope, default_service
 from gptx_async.testing import FakeOpenAI, HTTPFault
 

@@ -16,7 +16,7 @@ PRELUDE = """
 import atexit, concurrent.futures, gc, multiprocessing, os, signal, sys, threading, time
 import openai
 from gptx_async.batch.driver import wait_for
-from gptx_async.bridge import StandInClient
+from gptx_async.symbolicai.v1.stand_in_client import StandInClient
 from gptx_async.errors import GPTXAsyncError, ServiceClosedError
 from gptx_async.loop.service import Call, default_service
 

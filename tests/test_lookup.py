@@ -15,7 +15,8 @@ from symai.context import CURRENT_ENGINE_VAR
 from symai.functional import EngineRepository
 
 import gptx_async
-from gptx_async import AsyncGPTXBatchEngine, lookup
+from gptx_async import AsyncGPTXBatchEngine
+from gptx_async.symbolicai.v1 import engine_lookup as lookup
 from gptx_async.testing import BatchScheduler, FakeOpenAI, HTTPFault
 
 KEY, MODEL = "sk-of-the-tests", "gpt-4o-mini"

@@ -26,7 +26,7 @@ from symai.functional import CURRENT_ENGINE_VAR, EngineRepository
 import gptx_async
 from gptx_async import AsyncBatchEngine, AsyncDynamicEngine, AsyncGPTXBatchEngine
 from gptx_async.errors import ConfigurationError, UnsupportedClientError
-from gptx_async.providers import engine_class_of
+from gptx_async.symbolicai.v1.engine_classes import engine_class_of
 from gptx_async.testing import BatchScheduler, FakeOpenAI
 
 KEY = "sk-of-the-tests"

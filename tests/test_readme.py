@@ -83,7 +83,7 @@ def test_the_example_of_other_models_runs(fake_openai: FakeOpenAI) -> None:
 
 
 def test_the_table_of_models_is_that_of_the_code() -> None:
-    from gptx_async.providers import engine_class_of
+    from gptx_async.symbolicai.v1.engine_classes import engine_class_of
 
     section = README.split("### Other models\n", 1)[1]
     rows = re.findall(r"^\| `(\w+Engine)` \| (.*?) \|", section, re.MULTILINE)

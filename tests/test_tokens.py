@@ -15,7 +15,7 @@ from symai.core import Argument
 
 import gptx_async
 from gptx_async.testing import FakeOpenAI
-from gptx_async.tokens import REMEMBERED, RememberingEncoding, remembering
+from gptx_async.symbolicai.token_cache import REMEMBERED, RememberingEncoding, remembering
 
 KEY, MODEL = "sk-key", "gpt-4o-mini"
 SPECIAL = "It ends <|endoftext|> here."

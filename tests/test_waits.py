@@ -17,7 +17,7 @@ import gptx_async
 from gptx_async import errors
 from gptx_async.batch.driver import Batch
 from gptx_async.testing import FakeOpenAI, HTTPFault
-from gptx_async.waits import let_waits_give_way
+from gptx_async.symbolicai.v1.retry_sleep import let_waits_give_way
 
 KEY = "sk-of-the-tests"
 

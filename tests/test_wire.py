@@ -31,7 +31,7 @@ from openai.types.chat import ChatCompletion
 from gptx_async import errors
 from gptx_async.transport import exchange
 from gptx_async.batch.driver import wait_for
-from gptx_async.bridge import StandInClient
+from gptx_async.symbolicai.v1.stand_in_client import StandInClient
 from gptx_async.transport.client import ClientSettings
 from gptx_async.transport.exchange import Answered, Exchange
 from gptx_async.calls.request import Terms

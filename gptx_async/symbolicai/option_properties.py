@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from ..options import checked
+from .options import checked
 from ..pacing.governor import Pacing
 from ..pacing.rate_limit import RateLimit
 from ..telemetry.recorder import Recorder

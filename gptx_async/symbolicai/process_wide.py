@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 import openai
 
-from ..waits import let_waits_block, let_waits_give_way
+from .v1.retry_sleep import let_waits_block, let_waits_give_way
 
 __all__ = ["are_made", "building", "make", "setting_key", "undo"]
 

@@ -53,7 +53,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from ..offline import provide_vocabularies
+from ..symbolicai.vocabularies import provide_vocabularies
 from . import faults
 from .faults import Fault, HTTPFault
 from .replies import RecordedRequest
@@ -482,7 +482,7 @@ def _ask_plainly(base_url: str, text: str, pipe: Any) -> None:
     import openai
 
     from ..batch.driver import wait_for
-    from ..bridge import StandInClient
+    from ..symbolicai.v1.stand_in_client import StandInClient
     from ..loop.service import Call
 
     client = StandInClient(

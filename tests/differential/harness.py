@@ -24,7 +24,7 @@ from symai.functional import EngineRepository
 from gptx_async import AsyncBatchEngine, AsyncGPTXBatchEngine
 from gptx_async.testing import BatchScheduler, FakeOpenAI, Fault, RecordedRequest, digest, echo
 from gptx_async.testing.replies import ReplyFunction
-from gptx_async.waits import let_waits_give_way
+from gptx_async.symbolicai.v1.retry_sleep import let_waits_give_way
 
 from .outcomes import Outcome, error_of, plain, request_of
 

@@ -10,7 +10,7 @@ from typing import Any
 import openai
 
 from gptx_async.batch.driver import wait_for
-from gptx_async.bridge import StandInClient
+from gptx_async.symbolicai.v1.stand_in_client import StandInClient
 from gptx_async.calls.request import Terms
 from gptx_async.loop.service import Call
 

@@ -18,7 +18,7 @@ from paths import CHAT
 
 from gptx_async import AsyncGPTXBatchEngine, errors
 from gptx_async.batch.driver import wait_for
-from gptx_async.bridge import StandInClient
+from gptx_async.symbolicai.v1.stand_in_client import StandInClient
 from gptx_async.transport.client import Client
 from gptx_async.pacing.governor import MEMORY_OF_FAILURES, Governor, Pacing
 from gptx_async.pacing.rate_limit import RateLimit
@@ -200,7 +200,7 @@ def test_a_governor_with_limits_in_use_or_bad_news_is_not_at_rest() -> None:
 GROWTH = """
 import gc, json, sys, openai
 from gptx_async.batch.driver import wait_for
-from gptx_async.bridge import StandInClient
+from gptx_async.symbolicai.v1.stand_in_client import StandInClient
 from gptx_async.calls.request import Terms
 from gptx_async.loop.service import Call
 

@@ -15,7 +15,7 @@ from hostile import completion
 from looking import client_on
 
 from gptx_async.batch.driver import wait_for
-from gptx_async.bridge import StandInClient
+from gptx_async.symbolicai.v1.stand_in_client import StandInClient
 from gptx_async.transport.client import ClientSettings
 from gptx_async.calls.request import Terms
 from gptx_async.loop.service import Call, LoopScope, default_service

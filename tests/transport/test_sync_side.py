@@ -31,7 +31,8 @@ from openai.types.chat import ChatCompletion
 from symai.backend.engines.neurosymbolic.engine_cerebras import CerebrasEngine
 from symai.backend.engines.neurosymbolic.engine_openai_gptX_chat import GPTXChatEngine
 
-from gptx_async import AsyncBatchEngine, AsyncGPTXBatchEngine, bridge
+from gptx_async import AsyncBatchEngine, AsyncGPTXBatchEngine
+from gptx_async.symbolicai.v1 import stand_in_client as bridge
 from gptx_async.testing import FakeOpenAI
 
 ACCOUNT = ("sk-of-the-tests", "gpt-4o-mini")

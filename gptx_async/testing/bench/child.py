@@ -255,7 +255,7 @@ def _surroundings(home: str) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if home == "symbolicai":
             from ...demo import symbolicai_sandbox
-            from ...offline import provide_vocabularies
+            from ...symbolicai.vocabularies import provide_vocabularies
 
             provide_vocabularies()
             stack.enter_context(symbolicai_sandbox(MODEL))

@@ -78,8 +78,8 @@ def instant(workload: Workload, base_url: str) -> Iterator[Any]:
 @contextlib.contextmanager
 def eased(workload: Workload, base_url: str) -> Iterator[Any]:
     """Do as `instant`, with what this engine spares symbolicai: see `tokens.py` and `lookup.py`."""
-    from ... import lookup
-    from ...tokens import remembering
+    from ...symbolicai.v1 import engine_lookup as lookup
+    from ...symbolicai.token_cache import remembering
 
     class Told:
         def __init__(self, engine: Any) -> None:

@@ -13,9 +13,9 @@ from typing import Any
 
 from symai.backend.settings import SYMAI_CONFIG
 
-from .errors import ConfigurationError, GPTXAsyncError
-from .providers import engine_class_of
-from .transport.environment import Environment
+from ..errors import ConfigurationError, GPTXAsyncError
+from .v1.engine_classes import engine_class_of
+from ..transport.environment import Environment
 
 __all__ = ["with_key_of_this_process", "without_keys"]
 

@@ -15,8 +15,8 @@ from typing import Any, TypedDict
 
 import openai
 
-from .errors import ConfigurationError
-from .pacing.rate_limit import RateLimit
+from ..errors import ConfigurationError
+from ..pacing.rate_limit import RateLimit
 
 __all__ = ["EngineOptions", "checked"]
 

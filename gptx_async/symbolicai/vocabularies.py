@@ -18,7 +18,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import VocabularyError
+from ..errors import VocabularyError
 
 __all__ = ["provide_vocabularies", "tiktoken_cache_dir", "vocabularies_available"]
 

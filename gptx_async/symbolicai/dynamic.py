@@ -8,10 +8,10 @@ from symai.backend.engines.neurosymbolic import ENGINE_MAPPING
 from symai.components import DynamicEngine
 
 from .engine import AsyncBatchEngine, retire_limits_of
-from .offline import provide_vocabularies
+from .vocabularies import provide_vocabularies
 from .options import EngineOptions
-from .providers import client_options, engine_class_of
-from .symbolicai import process_wide
+from .v1.engine_classes import client_options, engine_class_of
+from . import process_wide
 
 __all__ = ["AsyncDynamicEngine", "dynamic_engine"]
 

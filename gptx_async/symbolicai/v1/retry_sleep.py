@@ -15,15 +15,15 @@ from typing import Any
 
 from symai import core_ext
 
-from .batch.driver import is_item, wait_for
-from .errors import (
+from ...batch.driver import is_item, wait_for
+from ...errors import (
     ConfigurationError,
     CostLimitError,
     LoopThreadError,
     ResponseTooLargeError,
     ServiceClosedError,
 )
-from .loop.service import Call
+from ...loop.service import Call
 
 __all__ = ["let_waits_block", "let_waits_give_way"]
 
