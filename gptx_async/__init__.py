@@ -16,24 +16,24 @@ if TYPE_CHECKING:
     from .symbolicai.dynamic import AsyncDynamicEngine, dynamic_engine
     from .symbolicai.engine import AsyncBatchEngine, AsyncGPTXBatchEngine, install, uninstall
     from .pacing.rate_limit import RateLimit
-    from .runner import AsyncMap, Failed, Results, amap, map  # noqa: A004 - ours is meant
+    from .mapping.runner import AsyncMap, Failed, Results, amap, map  # noqa: A004 - ours is meant
     from .telemetry.recorder import Percentiles, Stats, configure_logging
 
 _ROOMS = {
     "AsyncBatchEngine": "symbolicai.engine",
     "AsyncDynamicEngine": "symbolicai.dynamic",
     "AsyncGPTXBatchEngine": "symbolicai.engine",
-    "AsyncMap": "runner",
-    "Failed": "runner",
+    "AsyncMap": "mapping.runner",
+    "Failed": "mapping.runner",
     "Percentiles": "telemetry.recorder",
     "RateLimit": "pacing.rate_limit",
-    "Results": "runner",
+    "Results": "mapping.runner",
     "Stats": "telemetry.recorder",
-    "amap": "runner",
+    "amap": "mapping.runner",
     "configure_logging": "telemetry.recorder",
     "dynamic_engine": "symbolicai.dynamic",
     "install": "symbolicai.engine",
-    "map": "runner",
+    "map": "mapping.runner",
     "uninstall": "symbolicai.engine",
 }
 """Where each public name is found, when it is first asked for."""

@@ -25,7 +25,7 @@ from types import FrameType
 from typing import Any, BinaryIO
 
 from . import clock
-from .checkpoint import is_checkpoint, remove_checkpoint
+from .mapping.checkpoint import is_checkpoint, remove_checkpoint
 from .symbolicai.configuration import FILE_NAME, KEY, MODEL, read_configuration
 from .datafiles import PIPE, Row, Sink, Source, format_of
 from .errors import (
@@ -35,8 +35,8 @@ from .errors import (
     DatasetError,
     GPTXAsyncError,
 )
-from .progress import is_terminal
-from .runner import Failed, Results, map  # noqa: A004 - ours is meant
+from .mapping.progress import is_terminal
+from .mapping.runner import Failed, Results, map  # noqa: A004 - ours is meant
 from .work import Prompt, Work, fields_of, load_expression
 
 __all__ = ["RunOptions", "run"]

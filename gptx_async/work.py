@@ -18,11 +18,11 @@ from dataclasses import asdict, is_dataclass
 from typing import Any
 
 from .datafiles import to_json
-from .dataset import is_symbol
+from .mapping.dataset import is_symbol
 from .errors import ConfigurationError, DataFileError, OutputValueError
-from .identity import identity_of, name_of
-from .kept_values import LARGEST_INTEGER
-from .workers import builder_of
+from .mapping.identity import identity_of, name_of
+from .mapping.kept_values import LARGEST_INTEGER
+from .mapping.backends.threads import builder_of
 
 __all__ = ["Prompt", "Work", "as_output", "fields_of", "load_expression"]
 

@@ -27,9 +27,9 @@ from test_engine import echo, user_text
 
 import gptx_async
 from gptx_async import Failed
-from gptx_async.checkpoint import Checkpoint
+from gptx_async.mapping.checkpoint import Checkpoint
 from gptx_async.errors import CheckpointError, RunCancelledError
-from gptx_async.identity import digest_of, identity_of
+from gptx_async.mapping.identity import digest_of, identity_of
 from gptx_async.testing import FakeOpenAI
 
 PROMPT = "Double it."
@@ -401,7 +401,7 @@ def test_another_model_is_another_job(fake_openai: FakeOpenAI, path: Path) -> No
 DIGESTS = """
 import sys
 from decimal import Decimal
-from gptx_async.identity import digest_of
+from gptx_async.mapping.identity import digest_of
 shared = "".join(["sha", "red"])
 print(digest_of([{"a", "set", "of", "texts"}, {"b": 1, "a": Decimal("0.1")}, (shared, shared)]))
 """
@@ -526,7 +526,7 @@ def test_nothing_is_kept_after_a_write_that_failed(path: Path) -> None:
     """Others may have been written with it, and would take theirs for kept."""
     program = """
     import resource, signal, sys
-    from gptx_async.checkpoint import Checkpoint
+    from gptx_async.mapping.checkpoint import Checkpoint
     from gptx_async.errors import CheckpointError, RunCancelledError
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))

@@ -17,7 +17,7 @@ import pytest
 from symai import Expression, Symbol
 
 import gptx_async
-from gptx_async.checkpoint import Checkpoint, Kept
+from gptx_async.mapping.checkpoint import Checkpoint, Kept
 from gptx_async.errors import CheckpointError, ConfigurationError
 
 

@@ -320,7 +320,7 @@ def test_an_exit_in_the_second_interrupt_has_the_results_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """While the threads of a run end, Ctrl-C comes again."""
-    from gptx_async.workers import Run
+    from gptx_async.mapping.backends.threads import Run
 
     join = Run.join
     interrupts = [KeyboardInterrupt("again")]

@@ -17,7 +17,7 @@ import pytest
 import gptx_async
 from gptx_async import Failed
 from gptx_async.errors import CheckpointError
-from gptx_async.identity import digest_of, identity_of
+from gptx_async.mapping.identity import digest_of, identity_of
 
 
 @pytest.fixture

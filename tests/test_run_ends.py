@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 import gptx_async
-from gptx_async import workers as workers_module
-from gptx_async.checkpoint import Checkpoint
+from gptx_async.mapping.backends import threads as workers_module
+from gptx_async.mapping.checkpoint import Checkpoint
 
 InThread = Callable[..., Future[Any]]
 

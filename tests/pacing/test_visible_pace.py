@@ -11,9 +11,10 @@ from asking import arguments, errors_of, make_engine
 from hostile import completion
 from virtual_time import clock, error_with, simulate
 
-from gptx_async import RateLimit, progress
+from gptx_async import RateLimit
+from gptx_async.mapping import progress
 from gptx_async.pacing.governor import Governor, Pacing
-from gptx_async.progress import Progress
+from gptx_async.mapping.progress import Progress
 from gptx_async.telemetry.stats import Stats
 from gptx_async.telemetry.recorder import Recorder
 from gptx_async.testing import FakeOpenAI, HTTPFault

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from .errors import CheckpointError, ConfigurationError
+from ..errors import CheckpointError, ConfigurationError
 from .identity import differences, digest_of, name_of
 from .kept_values import CheckpointValueError, NotJSONError, PickledValueError, decode, encode
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import ConfigurationError
+from ..errors import ConfigurationError
 
 __all__ = ["Rows", "is_symbol", "rows_of"]
 

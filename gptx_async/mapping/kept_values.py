@@ -15,7 +15,7 @@ import pickle
 from typing import Any
 
 from .dataset import is_symbol
-from .errors import CheckpointError
+from ..errors import CheckpointError
 from .identity import declared
 
 __all__ = [

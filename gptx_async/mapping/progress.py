@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
-from . import clock
+from .. import clock
 
 if TYPE_CHECKING:
     from tqdm import tqdm
