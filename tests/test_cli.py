@@ -16,7 +16,8 @@ import pytest
 from child import DEADLINE
 
 import gptx_async
-from gptx_async import cli, demo
+from gptx_async.cli import main as cli
+from gptx_async.cli import demo
 from gptx_async.errors import ConfigurationError
 from gptx_async.testing import Fault, fault_named
 from gptx_async.testing.bench import __main__ as bench
@@ -93,7 +94,7 @@ def ask_many(base_url: str, count: int) -> tuple[list[int], Mapping[str, str]]:
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     program = f"""
 import sys
-from gptx_async.cli import main
+from gptx_async.cli.main import main
 try:
     main({arguments})
 except SystemExit as end:

@@ -26,7 +26,7 @@ from test_cli_run import (
     write_rows,
 )
 
-from gptx_async.datafiles import Sink
+from gptx_async.cli.files.datafiles import Sink
 from gptx_async.errors import DataFileError
 from gptx_async.testing import FakeOpenAI
 

@@ -24,8 +24,8 @@ from pyarrow import parquet
 from support.unheard import UNHEARD
 
 import gptx_async
-from gptx_async import cli
-from gptx_async.run_command import Interrupts
+from gptx_async.cli import main as cli
+from gptx_async.cli.run import Interrupts
 from gptx_async.testing import FakeOpenAI, HTTPFault, RecordedRequest
 
 CONFIGURATION = {

@@ -11,7 +11,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from gptx_async.datafiles import ROW_GROUP, Sink, Source, format_of
+from gptx_async.cli.files.datafiles import ROW_GROUP, Sink, Source, format_of
 from gptx_async.errors import DataFileError, GPTXAsyncError
 
 SAID = {"type": "ValueError", "message": "no"}

@@ -16,8 +16,8 @@ import pytest
 from child import DEADLINE, Process, start_python
 
 import gptx_async
-from gptx_async import demo
-from gptx_async.demo import Document, find_wrong, installed_documents, run_demo
+from gptx_async.cli import demo
+from gptx_async.cli.demo import Document, find_wrong, installed_documents, run_demo
 from gptx_async.errors import ConfigurationError
 from gptx_async.testing import FakeOpenAI, HTTPFault
 

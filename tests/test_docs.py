@@ -12,7 +12,8 @@ import pytest
 from child import DEADLINE
 
 import gptx_async
-from gptx_async import cli, errors
+from gptx_async import errors
+from gptx_async.cli import main as cli
 
 ROOT = Path(__file__).parent.parent
 

@@ -17,8 +17,9 @@ from aiohttp import client_proto
 from child import run_python
 from support.unheard import UNHEARD
 
-from gptx_async import cli, doctor
-from gptx_async.doctor import engine_of
+from gptx_async.cli import main as cli
+from gptx_async.cli import doctor
+from gptx_async.cli.doctor import engine_of
 from gptx_async.symbolicai.vocabularies import provide_vocabularies
 from gptx_async.testing import HTML, FakeOpenAI, HTTPFault, Stall
 
@@ -359,7 +360,7 @@ def test_the_command_changes_nothing_and_says_no_more_than_it_should(folder: Pat
     program = """
 import sys
 sys.prefix = sys.argv[1]
-from gptx_async.cli import main
+from gptx_async.cli.main import main
 sys.exit(main(["doctor"]))
 """
     child = run_python("-c", program, str(folder / "prefix"), fresh=True)

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from gptx_async.datafiles import Sink
-from gptx_async.part_file import PartFile
+from gptx_async.cli.files.datafiles import Sink
+from gptx_async.cli.files.part_file import PartFile
 
 
 def test_a_file_that_appears_at_the_last_moment_is_not_written_to(

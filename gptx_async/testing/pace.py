@@ -281,7 +281,7 @@ def is_well(trial: Trial, account: Account) -> bool:
 
 def main(say: Callable[[str], None] = print) -> int:
     """Run the trials one after the other, and print the table; 1 if an item was lost."""
-    from ..demo import symbolicai_sandbox
+    from ..cli.demo import symbolicai_sandbox
 
     code = 0
     with symbolicai_sandbox(MODEL):

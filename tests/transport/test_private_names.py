@@ -16,7 +16,8 @@ from symai import core_ext
 from symai.functional import EngineRepository
 
 import gptx_async
-from gptx_async import AsyncGPTXBatchEngine, doctor, private_names
+from gptx_async import AsyncGPTXBatchEngine, private_names
+from gptx_async.cli import doctor
 from gptx_async.symbolicai.v1 import engine_lookup as lookup
 from gptx_async.transport.exchange import is_known
 from gptx_async.loop.service import default_service

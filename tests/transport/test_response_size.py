@@ -22,7 +22,8 @@ from child import run_child
 from hostile import HostileServer, Received, answer, completion, make_argument, outcome_of
 from symai.backend.engines.neurosymbolic.engine_openai_gptX_chat import GPTXChatEngine
 
-from gptx_async import AsyncBatchEngine, AsyncGPTXBatchEngine, doctor, errors
+from gptx_async import AsyncBatchEngine, AsyncGPTXBatchEngine, errors
+from gptx_async.cli import doctor
 from gptx_async.transport import route as wire
 from gptx_async.transport import body
 

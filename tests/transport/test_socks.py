@@ -18,7 +18,7 @@ from hostile import HostileServer, Received, answer
 from paths import PATHS, ask, cause_of
 from tls import TLSRelay
 
-from gptx_async.doctor import Subject, _ask_base_url
+from gptx_async.cli.doctor import Subject, _ask_base_url
 
 
 class SOCKSProxy:

@@ -254,7 +254,7 @@ def _surroundings(home: str) -> Iterator[None]:
     """Import what the rivals of this home need."""
     with contextlib.ExitStack() as stack:
         if home == "symbolicai":
-            from ...demo import symbolicai_sandbox
+            from ...cli.demo import symbolicai_sandbox
             from ...symbolicai.vocabularies import provide_vocabularies
 
             provide_vocabularies()

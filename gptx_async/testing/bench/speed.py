@@ -20,7 +20,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ...demo import Document, find_wrong
+from ...cli.demo import Document, find_wrong
 from . import report
 from .child import Child, running_child
 from .figures import ENGINE, SYNC, Book, Growth, Measured, spread

@@ -13,8 +13,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ._version import __version__
-from .errors import ConfigurationError, GPTXAsyncError
+from .._version import __version__
+from ..errors import ConfigurationError, GPTXAsyncError
 
 if TYPE_CHECKING:
     # A private name in argparse too, but the documented type of what `add_subparsers` returns.
@@ -203,7 +203,7 @@ def _add_pace(group: argparse._ArgumentGroup) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from .run_command import RunOptions, run
+    from .run import RunOptions, run
 
     if options.prompt is not None and options.field is not None:
         raise ConfigurationError(
@@ -390,7 +390,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from .testing import fault_named, serve, sometimes
+    from ..testing import fault_named, serve, sometimes
 
     try:
         faults = sometimes(
@@ -435,7 +435,7 @@ def _add_bench(subcommands: Subcommands) -> None:
 
 def _bench(options: argparse.Namespace) -> int:
     try:
-        from .testing.bench.__main__ import main as measure
+        from ..testing.bench.__main__ import main as measure
 
         return measure([options.measure or "speed", *options.arguments])
     except ModuleNotFoundError as error:

@@ -24,9 +24,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from .symbolicai.configuration import FILE_NAME, KEY, MODEL, Configuration, read_configuration
-from .errors import ConfigurationError
-from .symbolicai.vocabularies import VOCABULARIES, tiktoken_cache_dir, vocabularies_available
+from ..symbolicai.configuration import FILE_NAME, KEY, MODEL, Configuration, read_configuration
+from ..errors import ConfigurationError
+from ..symbolicai.vocabularies import VOCABULARIES, tiktoken_cache_dir, vocabularies_available
 
 __all__ = ["Check", "Engine", "Subject", "engine_of", "examine"]
 
@@ -236,7 +236,7 @@ def _check_transport() -> Check:
     try:
         import openai
 
-        from .transport.exchange import is_known
+        from ..transport.exchange import is_known
 
         client = openai.DefaultAioHttpClient()
         asyncio.run(client.aclose())
@@ -256,12 +256,12 @@ def _check_private_names() -> Iterator[Check]:
 
     symbolicai's are looked at if it was imported, as it is to find the engine of a model.
     """
-    from .private_names import missing
-    from .transport import private_names as transport
+    from ..private_names import missing
+    from ..transport import private_names as transport
 
     names = list(transport.NAMES)
     if "symai" in sys.modules:
-        from .symbolicai import private_names as symbolicai
+        from ..symbolicai import private_names as symbolicai
 
         names += symbolicai.NAMES
     gone = missing(names)
@@ -367,7 +367,7 @@ def engine_of(model: str) -> Engine:
         symbolicai_sandbox(model),
         contextlib.redirect_stdout(sys.stderr),
     ):
-        from .symbolicai.v1.engine_classes import engine_class_of
+        from ..symbolicai.v1.engine_classes import engine_class_of
 
         engine_class = engine_class_of(model)
         return Engine(
@@ -580,8 +580,8 @@ async def _models_of(subject: Subject) -> list[str]:
     """Return the names of the models that the base URL lists."""
     import openai
 
-    from .transport.client import settings_of
-    from .transport.client_cache import ClientCache
+    from ..transport.client import settings_of
+    from ..transport.client_cache import ClientCache
 
     key = (subject.key or "").strip() or "none"
     with openai.OpenAI(

@@ -24,20 +24,20 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, BinaryIO
 
-from . import clock
-from .mapping.checkpoint import is_checkpoint, remove_checkpoint
-from .symbolicai.configuration import FILE_NAME, KEY, MODEL, read_configuration
-from .datafiles import PIPE, Row, Sink, Source, format_of
-from .errors import (
+from .. import clock
+from ..mapping.checkpoint import is_checkpoint, remove_checkpoint
+from ..symbolicai.configuration import FILE_NAME, KEY, MODEL, read_configuration
+from .files.datafiles import PIPE, Row, Sink, Source, format_of
+from ..errors import (
     CheckpointError,
     ConfigurationError,
     DataFileError,
     DatasetError,
     GPTXAsyncError,
 )
-from .mapping.progress import is_terminal
-from .mapping.runner import Failed, Results, map  # noqa: A004 - ours is meant
-from .work import Prompt, Work, fields_of, load_expression
+from ..mapping.progress import is_terminal
+from ..mapping.runner import Failed, Results, map  # noqa: A004 - ours is meant
+from .expression import Prompt, Work, fields_of, load_expression
 
 __all__ = ["RunOptions", "run"]
 
@@ -545,7 +545,7 @@ def _install(options: RunOptions, api_key: str, model: str) -> Any:
         raise ConfigurationError("--max-cost needs the prices by which to count. Give --price.")
     from loguru import logger
 
-    from . import RateLimit, install
+    from .. import RateLimit, install
 
     if not options.verbose:
         logger.disable("symai")

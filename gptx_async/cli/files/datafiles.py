@@ -22,7 +22,7 @@ from datetime import date, time
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol, TextIO
 
-from .errors import DataFileError, MissingPackageError
+from ...errors import DataFileError, MissingPackageError
 from .part_file import PartFile
 
 __all__ = ["FORMATS", "PIPE", "Row", "Sink", "Source", "format_of", "to_json"]

@@ -18,7 +18,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-from .errors import DataFileError
+from ...errors import DataFileError
 
 __all__ = ["PartFile"]
 

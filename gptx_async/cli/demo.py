@@ -31,8 +31,8 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from .errors import ConfigurationError
-from .testing import BatchScheduler, FakeOpenAI, lognormal
+from ..errors import ConfigurationError
+from ..testing import BatchScheduler, FakeOpenAI, lognormal
 
 __all__ = ["Document", "find_wrong", "installed_documents", "run_demo", "symbolicai_sandbox"]
 
@@ -302,7 +302,7 @@ def _two_steps() -> Any:
 def _build_engines(account: Account) -> Engines:
     from symai.backend.engines.neurosymbolic.engine_openai_gptX_chat import GPTXChatEngine
 
-    from . import AsyncGPTXBatchEngine, install, uninstall
+    from .. import AsyncGPTXBatchEngine, install, uninstall
 
     ours = install(*account)  # first, for it says what is wrong with the model or its vocabulary
     if not isinstance(ours, AsyncGPTXBatchEngine):
