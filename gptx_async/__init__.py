@@ -13,10 +13,10 @@ from . import errors
 from ._version import __version__
 
 if TYPE_CHECKING:
+    from .mapping.runner import AsyncMap, Failed, Results, amap, map  # noqa: A004 - ours is meant
+    from .pacing.rate_limit import RateLimit
     from .symbolicai.dynamic import AsyncDynamicEngine, dynamic_engine
     from .symbolicai.engine import AsyncBatchEngine, AsyncGPTXBatchEngine, install, uninstall
-    from .pacing.rate_limit import RateLimit
-    from .mapping.runner import AsyncMap, Failed, Results, amap, map  # noqa: A004 - ours is meant
     from .telemetry.recorder import Percentiles, Stats, configure_logging
 
 _ROOMS = {

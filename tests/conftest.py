@@ -36,10 +36,10 @@ import coverage
 import hypothesis
 import pytest
 from loguru import logger
-from support import forked
-from support.unheard import UNHEARD
 
 from gptx_async.symbolicai.vocabularies import provide_vocabularies
+from support import forked
+from support.unheard import UNHEARD
 
 pytest_plugins = ["secrets_scan", "support.skips"]
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from gptx_async.transport.client import ClientSettings
 from gptx_async.calls.request import _Line
 from gptx_async.loop.service import LoopScope, default_service
+from gptx_async.transport.client import ClientSettings
 from gptx_async.transport.client_cache import ClientCache
 
 __all__ = ["client_on", "close_idle_connections", "line_on"]

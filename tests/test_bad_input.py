@@ -23,7 +23,6 @@ from typing import Any
 
 import openai
 import pytest
-from hostile import make_argument, outcome_of, seen
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from symai import Symbol
@@ -33,6 +32,7 @@ from gptx_async import AsyncGPTXBatchEngine
 from gptx_async.errors import ServiceClosedError
 from gptx_async.loop.service import default_service
 from gptx_async.testing import FakeOpenAI, HTTPFault, RecordedRequest
+from hostile import make_argument, outcome_of, seen
 
 KEY, MODEL = "sk-of-the-bad-input", "gpt-4o-mini"
 

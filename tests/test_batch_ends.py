@@ -12,12 +12,12 @@ from typing import Any
 
 import greenlet
 import pytest
-from child import run_child
-from test_batch import Gate, values
 
+from child import run_child
 from gptx_async.batch.driver import Batch, CancelScope, holding, wait_for
 from gptx_async.errors import RunCancelledError, ServiceClosedError
 from gptx_async.loop.service import Call, LoopScope, Outcome, default_service
+from test_batch import Gate, values
 
 InThread = Callable[..., Future[Any]]
 Run = Callable[[Batch[Any, Any]], list[Outcome[Any]]]

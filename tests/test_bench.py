@@ -17,17 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.unheard import UNHEARD
 
+from benchmarks import speed
+from benchmarks.__main__ import main
+from benchmarks.child import running_child
+from benchmarks.engines import make_argument
+from benchmarks.figures import Book, Growth, Measured, cpu_parts, spread, targets
+from benchmarks.rivals import RIVALS
+from benchmarks.server import Server, answer_to, control, listen, running_server
+from benchmarks.workloads import FULL, KEY, MODEL, QUICK, Workload, body, items
 from gptx_async.testing import FakeOpenAI
-from gptx_async.testing.bench import speed
-from gptx_async.testing.bench.__main__ import main
-from gptx_async.testing.bench.child import running_child
-from gptx_async.testing.bench.engines import make_argument
-from gptx_async.testing.bench.figures import Book, Growth, Measured, cpu_parts, spread, targets
-from gptx_async.testing.bench.rivals import RIVALS
-from gptx_async.testing.bench.server import Server, answer_to, control, listen, running_server
-from gptx_async.testing.bench.workloads import FULL, KEY, MODEL, QUICK, Workload, body, items
+from support.unheard import UNHEARD
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -39,7 +39,7 @@ def test_a_small_run_measures_every_rival_with_every_workload(tmp_path: Path) ->
     command = [
         sys.executable,
         "-m",
-        "gptx_async.testing.bench",
+        "benchmarks",
         "--quick",
         "--calls",
         "8",

@@ -21,18 +21,18 @@ from typing import Any
 
 import openai
 import pytest
-from looking import client_on, line_on
-from support.unheard import UNHEARD
 
 from gptx_async import errors
 from gptx_async.batch.driver import Batch, wait_for
-from gptx_async.symbolicai.v1.stand_in_client import StandInClient
-from gptx_async.transport.client import ClientSettings
-from gptx_async.errors import ServiceClosedError, UnsupportedClientError
-from gptx_async.pacing.governor import Pacing
 from gptx_async.calls.request import Request, Terms
+from gptx_async.errors import ServiceClosedError, UnsupportedClientError
 from gptx_async.loop.service import Call, LoopScope, default_service
+from gptx_async.pacing.governor import Pacing
+from gptx_async.symbolicai.v1.stand_in_client import StandInClient
 from gptx_async.testing import FakeOpenAI, Reset, Stall
+from gptx_async.transport.client import ClientSettings
+from looking import client_on, line_on
+from support.unheard import UNHEARD
 
 MESSAGES: Any = [{"role": "user", "content": "text"}]
 CHAT: dict[str, Any] = {"model": "gpt-4o-mini", "messages": MESSAGES}

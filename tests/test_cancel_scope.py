@@ -9,10 +9,10 @@ from concurrent.futures import Future
 from typing import Any
 
 import pytest
-from test_batch import Gate, values
 
 from gptx_async.batch.driver import Batch, CancelScope, holding, wait_for
 from gptx_async.errors import CallCancelledError, RunCancelledError
+from test_batch import Gate, values
 
 InThread = Callable[..., Future[Any]]
 

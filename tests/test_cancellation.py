@@ -10,13 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from child import DEADLINE, run_child
 from symai import Symbol
-from test_engine import KEY, MODEL, TwoSteps, argument, echo, user_text
 
 import gptx_async
+from child import DEADLINE, run_child
 from gptx_async import AsyncGPTXBatchEngine
 from gptx_async.testing import BatchScheduler, FakeOpenAI, HTTPFault
+from test_engine import KEY, MODEL, TwoSteps, argument, echo, user_text
 
 PRELUDE = """
 import os, signal, sys, threading, time

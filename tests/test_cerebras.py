@@ -36,7 +36,9 @@ def argument(text: str, **kwargs: Any) -> Any:
 def engine(engine_repository: Any, fake_openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("CEREBRAS_BASE_URL", fake_openai.base_url.removesuffix("/v1"))
     # The waits of the engine's own retries, as short as can be.
-    monkeypatch.setattr("gptx_async.waits._Time.sleep", lambda _self, _seconds: None)
+    monkeypatch.setattr(
+        "gptx_async.symbolicai.v1.retry_sleep._Time.sleep", lambda _self, _seconds: None
+    )
     fake_openai.reply = lambda request: f"answer to {request.user_text}"
     engine = gptx_async.install(KEY, MODEL, client_max_retries=0, rate_limit_patience=0)
     fake_openai.clear()  # its constructor warms a connection

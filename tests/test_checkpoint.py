@@ -21,16 +21,16 @@ from typing import Any
 
 import numpy
 import pytest
-from child import DEADLINE, run_child, start_python
 from symai import Expression, Symbol
-from test_engine import echo, user_text
 
 import gptx_async
+from child import DEADLINE, run_child, start_python
 from gptx_async import Failed
-from gptx_async.mapping.checkpoint import Checkpoint
 from gptx_async.errors import CheckpointError, RunCancelledError
+from gptx_async.mapping.checkpoint import Checkpoint
 from gptx_async.mapping.identity import digest_of, identity_of
 from gptx_async.testing import FakeOpenAI
+from test_engine import echo, user_text
 
 PROMPT = "Double it."
 
@@ -482,7 +482,7 @@ def test_a_value_that_cannot_be_read_is_told_with_its_index(path: Path) -> None:
 def test_a_checkpoint_that_is_in_use_is_refused(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gptx_async.checkpoint.LOCK_SECONDS", 0.05)  # of this process
+    monkeypatch.setattr("gptx_async.mapping.checkpoint.LOCK_SECONDS", 0.05)  # of this process
     items = [*range(100)]  # more than are read before they are taken
     stream = gptx_async.map(other, items, workers=1, checkpoint=path, as_completed=True)
     assert next(stream) == (0, 0)

@@ -17,8 +17,8 @@ import pytest
 from symai import Expression, Symbol
 
 import gptx_async
-from gptx_async.mapping.checkpoint import Checkpoint, Kept
 from gptx_async.errors import CheckpointError, ConfigurationError
+from gptx_async.mapping.checkpoint import Checkpoint, Kept
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from child import DEADLINE, run_child, run_python, start_python, without_slow_callbacks
 
 pytestmark = pytest.mark.parametrize("fresh", [False, True], ids=["forked", "new"])

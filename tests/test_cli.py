@@ -13,14 +13,13 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 import pytest
-from child import DEADLINE
 
 import gptx_async
-from gptx_async.cli import main as cli
+from child import DEADLINE
 from gptx_async.cli import demo
+from gptx_async.cli import main as cli
 from gptx_async.errors import ConfigurationError
 from gptx_async.testing import Fault, fault_named
-from gptx_async.testing.bench import __main__ as bench
 
 
 @pytest.fixture
@@ -89,7 +88,7 @@ def ask_many(base_url: str, count: int) -> tuple[list[int], Mapping[str, str]]:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], *([name, "--help"] for name in ("run", "doctor", "demo", "serve", "bench"))],
+    [["--help"], *([name, "--help"] for name in ("run", "doctor", "demo", "serve"))],
 )
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     program = f"""
@@ -133,7 +132,7 @@ def test_module_prints_version() -> None:
         (["run", "--prompt", "{a}", "--expression", "a:b"], "not allowed with argument"),
         (["run", "--prompt", "{a}", "--input", "-"], "arguments are required: --output"),
         (["run", "--price", "1", "-1"], "'-1' is not a number, 0 or more"),
-        (["bench", "dance"], "invalid choice: 'dance'"),
+        (["bench"], "invalid choice: 'bench'"),
         (["doctor", "--timeout", "nan"], "'nan' is not a number above 0"),
     ],
 )
@@ -264,36 +263,6 @@ def test_each_fault_that_help_names_is_there() -> None:
     assert names is not None
     for name in names[1].replace("- ", "-").split(", "):
         assert isinstance(fault_named(name), Fault)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "passed"),
-    [
-        ([], ["speed"]),
-        (["--quick"], ["speed", "--quick"]),
-        (["speed", "--only", "short", "--json", "x"], ["speed", "--only", "short", "--json", "x"]),
-        (["speed", "--help"], ["speed", "--help"]),
-        (["pace"], ["pace"]),
-    ],
-)
-def test_bench_hands_its_options_on(
-    arguments: list[str], passed: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given = []
-
-    def measure(arguments: list[str]) -> int:
-        given.append(arguments)
-        return 1
-
-    monkeypatch.setattr(bench, "main", measure)
-    assert cli.main(["bench", *arguments]) == 1
-    assert given == [passed]
-
-
-def test_bench_speed_tells_of_its_options() -> None:
-    child = run("-m", "gptx_async", "bench", "speed", "--help")
-    assert child.returncode == 0, child.stderr
-    assert "--quick" in child.stdout
 
 
 def test_serve_on_taken_port_says_what_to_do(

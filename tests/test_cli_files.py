@@ -12,7 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from child import DEADLINE
+from gptx_async.cli.files.datafiles import Sink
+from gptx_async.errors import DataFileError
+from gptx_async.testing import FakeOpenAI
 from test_cli_run import (
     ASK,
     OUT,
@@ -25,10 +29,6 @@ from test_cli_run import (
     run,
     write_rows,
 )
-
-from gptx_async.cli.files.datafiles import Sink
-from gptx_async.errors import DataFileError
-from gptx_async.testing import FakeOpenAI
 
 __all__ = ["folder", "run"]
 

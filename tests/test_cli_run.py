@@ -18,15 +18,15 @@ from typing import Any
 
 import pyarrow
 import pytest
-from child import DEADLINE, Process, start_python
 from loguru import logger
 from pyarrow import parquet
-from support.unheard import UNHEARD
 
 import gptx_async
+from child import DEADLINE, Process, start_python
 from gptx_async.cli import main as cli
 from gptx_async.cli.run import Interrupts
 from gptx_async.testing import FakeOpenAI, HTTPFault, RecordedRequest
+from support.unheard import UNHEARD
 
 CONFIGURATION = {
     "NEUROSYMBOLIC_ENGINE_API_KEY": "sk-config",

@@ -21,13 +21,13 @@ from typing import Any
 
 import pyarrow
 import pytest
-from child import DEADLINE, Process, start_python
 from pyarrow import parquet
-from test_cli_run import ASK, child, folder, number_of, rows_in, run, write_rows
 
 import gptx_async
+from child import DEADLINE, Process, start_python
 from gptx_async.errors import CheckpointError
 from gptx_async.testing import FakeOpenAI
+from test_cli_run import ASK, child, folder, number_of, rows_in, run, write_rows
 
 __all__ = ["folder", "run"]
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from child import DEADLINE, Process, start_python
 
 import gptx_async
+from child import DEADLINE, Process, start_python
 from gptx_async.cli import demo
 from gptx_async.cli.demo import Document, find_wrong, installed_documents, run_demo
 from gptx_async.errors import ConfigurationError

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from child import DEADLINE
 
 import gptx_async
+from child import DEADLINE
 from gptx_async import errors
 from gptx_async.cli import main as cli
 

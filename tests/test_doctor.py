@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 from aiohttp import client_proto
-from child import run_python
-from support.unheard import UNHEARD
 
-from gptx_async.cli import main as cli
+from child import run_python
 from gptx_async.cli import doctor
+from gptx_async.cli import main as cli
 from gptx_async.cli.doctor import engine_of
 from gptx_async.symbolicai.vocabularies import provide_vocabularies
 from gptx_async.testing import HTML, FakeOpenAI, HTTPFault, Stall
+from support.unheard import UNHEARD
 
 KEY = "sk-doctor-12345"
 CONFIGURATION = {"NEUROSYMBOLIC_ENGINE_API_KEY": KEY, "NEUROSYMBOLIC_ENGINE_MODEL": "gpt-4o-mini"}

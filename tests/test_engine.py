@@ -19,7 +19,6 @@ from typing import Any
 
 import openai
 import pytest
-from child import run_python
 from symai import Expression, Symbol
 from symai.backend.base import BatchEngine
 from symai.backend.engines.neurosymbolic.engine_openai_gptX_chat import GPTXChatEngine
@@ -28,6 +27,7 @@ from symai.core import Argument
 from symai.functional import EngineRepository, _process_query_single
 
 import gptx_async
+from child import run_python
 from gptx_async import AsyncBatchEngine, AsyncGPTXBatchEngine, errors
 from gptx_async.errors import (
     ConfigurationError,

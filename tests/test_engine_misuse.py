@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import trio
-from hostile import make_argument
 
 from gptx_async import AsyncBatchEngine, AsyncGPTXBatchEngine, amap, errors
 from gptx_async.symbolicai.options import EngineOptions
 from gptx_async.testing import FakeOpenAI
+from hostile import make_argument
 
 ACCOUNT = ("sk-of-the-tests", "gpt-4o-mini")
 

@@ -8,16 +8,16 @@ from typing import Any
 
 import openai
 import pytest
-from hostile import make_argument
 from symai.components import DynamicEngine
 from symai.context import CURRENT_ENGINE_VAR
 
 import gptx_async
 from gptx_async import AsyncGPTXBatchEngine
 from gptx_async.errors import LoopThreadError
-from gptx_async.symbolicai.v1.engine_lookup import entered_dynamic_engine
 from gptx_async.loop.service import LoopScope, default_service
+from gptx_async.symbolicai.v1.engine_lookup import entered_dynamic_engine
 from gptx_async.testing import FakeOpenAI, HTTPFault
+from hostile import make_argument
 
 KEY, MODEL = "sk-of-the-tests", "gpt-4o-mini"
 CHAT: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "on its own"}]}

@@ -7,7 +7,6 @@ import subprocess
 from pathlib import Path
 
 from child import run_python
-
 from gptx_async.testing import FakeOpenAI, HTTPFault
 
 EXAMPLES = Path(__file__).parent.parent / "examples"

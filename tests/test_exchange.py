@@ -12,10 +12,10 @@ from typing import Any
 import aiohttp
 import pytest
 import yarl
-from hostile import HostileServer
 from multidict import CIMultiDict
 
 from gptx_async.transport.exchange import Exchange
+from hostile import HostileServer
 
 URL = yarl.URL("http://127.0.0.1:9/v1/chat/completions")
 

@@ -7,10 +7,10 @@ import threading
 from collections.abc import Callable
 
 import pytest
-from child import DEADLINE, run_child
-from hostile import HostileServer, Received, answer
 
+from child import DEADLINE, run_child
 from gptx_async.testing import FakeOpenAI
+from hostile import HostileServer, Received, answer
 
 PRELUDE = """
 import atexit, concurrent.futures, gc, multiprocessing, os, signal, sys, threading, time

@@ -21,6 +21,12 @@ from typing import Any
 
 import openai
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from symai.backend.engines.neurosymbolic.engine_openai_gptX_chat import GPTXChatEngine
+
+from gptx_async import AsyncGPTXBatchEngine, errors
+from gptx_async.loop.service import default_service
 from hostile import (
     HostileServer,
     Received,
@@ -31,12 +37,6 @@ from hostile import (
     outcome_of,
     seen,
 )
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
-from symai.backend.engines.neurosymbolic.engine_openai_gptX_chat import GPTXChatEngine
-
-from gptx_async import AsyncGPTXBatchEngine, errors
-from gptx_async.loop.service import default_service
 
 KEY, MODEL = "sk-of-the-hostile-server", "gpt-4o-mini"
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import greenlet
 import pytest
-from test_engine import argument, user_text
 
 import gptx_async
 from gptx_async import Failed
 from gptx_async.batch.driver import Batch
 from gptx_async.errors import DatasetError, ItemStoppedError, RunCancelledError
 from gptx_async.testing import FakeOpenAI, HTTPFault
+from test_engine import argument, user_text
 
 
 class PanicException(BaseException):

@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from hostile import make_argument
 from symai import Expression, Symbol
 from symai.components import DynamicEngine
 from symai.context import CURRENT_ENGINE_VAR
@@ -18,6 +17,7 @@ import gptx_async
 from gptx_async import AsyncGPTXBatchEngine
 from gptx_async.symbolicai.v1 import engine_lookup as lookup
 from gptx_async.testing import BatchScheduler, FakeOpenAI, HTTPFault
+from hostile import make_argument
 
 KEY, MODEL = "sk-of-the-tests", "gpt-4o-mini"
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from child import run_child
 from mutants.mutant import Mutant
 from mutants.placing import NotPlacedError, find_tests, place

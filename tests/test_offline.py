@@ -17,8 +17,8 @@ from typing import Any, NoReturn
 import pytest
 import tiktoken.load
 
-from gptx_async.symbolicai import vocabularies as offline
 from gptx_async.errors import VocabularyError
+from gptx_async.symbolicai import vocabularies as offline
 from gptx_async.symbolicai.vocabularies import (
     VOCABULARIES,
     provide_vocabularies,

@@ -14,8 +14,8 @@ import pytest
 
 from gptx_async.batch import driver as batch_module
 from gptx_async.batch.driver import Batch, wait_for
-from gptx_async.errors import LoopThreadDiedError
 from gptx_async.batch.window import FIRST, LOOK_SECONDS, Opening
+from gptx_async.errors import LoopThreadDiedError
 from gptx_async.loop.service import Call, LoopScope, default_service, loop_seconds
 
 
@@ -25,7 +25,7 @@ class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = self.busy = 0.0
         clock = types.SimpleNamespace(seconds=lambda: self.now)
-        monkeypatch.setattr("gptx_async.opening.clock", clock)
+        monkeypatch.setattr("gptx_async.batch.window.clock", clock)
 
     def wait(self, window: Opening, seconds: float, busy: float) -> int:
         with window.waiting():

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
+from benchmarks.pace import TRIALS, Account, Trial, account_for, is_well, row, run_trial
 from gptx_async.testing.limits import RateLimits
-from gptx_async.testing.pace import TRIALS, Account, Trial, account_for, is_well, row, run_trial
 from gptx_async.testing.server import Answered
 
 OUTAGE_SECONDS = 10.0

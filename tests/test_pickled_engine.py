@@ -13,16 +13,16 @@ from typing import Any
 
 import openai
 import pytest
-from child import run_child
 from symai import Symbol
 from symai.backend.settings import SYMAI_CONFIG
-from test_engine import argument, echo, user_text
-from test_providers import SUPPORTED, lead_to
 
 import gptx_async
+from child import run_child
 from gptx_async import AsyncGPTXBatchEngine, Failed
 from gptx_async.errors import ConfigurationError
 from gptx_async.testing import FakeOpenAI, HTTPFault
+from test_engine import argument, echo, user_text
+from test_providers import SUPPORTED, lead_to
 
 KEY, MODEL = "sk-of-this-process-0123", "gpt-4o-mini"
 OTHER_KEY = "sk-of-an-embedding-engine"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from child import run_child
-
 from gptx_async.testing import FakeOpenAI
 
 PROGRAM = """

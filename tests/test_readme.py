@@ -18,8 +18,8 @@ from typing import Any
 import nbclient
 import nbformat
 import pytest
-from child import DEADLINE, run_python, start_python
 
+from child import DEADLINE, run_python, start_python
 from gptx_async.telemetry.events import EVENTS
 from gptx_async.testing import FakeOpenAI
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from child import run_child
 
+from child import run_child
 from gptx_async.testing import FakeOpenAI, HTTPFault
 
 PROGRAM = """

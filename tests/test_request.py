@@ -17,7 +17,6 @@ from typing import Any
 import openai
 import pytest
 import structlog
-from looking import line_on
 from openai.resources.chat import AsyncCompletions
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -27,6 +26,7 @@ from symai.core import Argument
 
 import gptx_async
 from gptx_async import AsyncGPTXBatchEngine, RateLimit
+from gptx_async.calls.request import CHARACTERS_PER_TOKEN, estimate_tokens
 from gptx_async.errors import (
     ConfigurationError,
     CostLimitError,
@@ -34,10 +34,10 @@ from gptx_async.errors import (
     LoopThreadDiedError,
     RequestTooLargeError,
 )
-from gptx_async.pacing import governor
-from gptx_async.calls.request import CHARACTERS_PER_TOKEN, estimate_tokens
 from gptx_async.loop.service import default_service
+from gptx_async.pacing import governor
 from gptx_async.testing import BatchScheduler, FakeOpenAI, HTTPFault, RecordedRequest, Reset
+from looking import line_on
 
 KEY, MODEL = "sk-of-the-tests", "gpt-4o-mini"
 NOW = HTTPFault(429, retry_after_ms=1)

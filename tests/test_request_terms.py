@@ -12,19 +12,19 @@ from typing import Any
 
 import openai
 import pytest
-from looking import line_on
 from symai import Symbol
 from symai.core import Argument
 
 from gptx_async import AsyncGPTXBatchEngine, RateLimit
-from gptx_async.transport.client import ClientSettings
+from gptx_async.calls.request import Request, Terms, estimate_tokens
 from gptx_async.errors import CostLimitError, GPTXAsyncError, RequestTooLargeError
+from gptx_async.loop.service import Call, LoopScope, default_service
 from gptx_async.pacing import governor
 from gptx_async.pacing.governor import Pacing
-from gptx_async.calls.request import Request, Terms, estimate_tokens
-from gptx_async.loop.service import Call, LoopScope, default_service
 from gptx_async.telemetry.recorder import Recorder
 from gptx_async.testing import FakeOpenAI, HTTPFault
+from gptx_async.transport.client import ClientSettings
+from looking import line_on
 
 KEY, MODEL = "sk-of-the-tests", "gpt-4o-mini"
 COSTLY: dict[str, Any] = {"prices": {MODEL: (1e6, 0.0)}, "max_cost": 1.0}

@@ -22,12 +22,11 @@ import nbclient
 import nbformat
 import pandas
 import pytest
-from child import DEADLINE, run_child, start_python
 from symai import Expression, Symbol
 from symai.backend.engines.neurosymbolic.engine_openai_gptX_chat import GPTXChatEngine
-from test_engine import KEY, MODEL, echo, user_text
 
 import gptx_async
+from child import DEADLINE, run_child, start_python
 from gptx_async import AsyncGPTXBatchEngine, Failed, Results
 from gptx_async.errors import (
     ConfigurationError,
@@ -35,6 +34,7 @@ from gptx_async.errors import (
     MissingPackageError,
 )
 from gptx_async.testing import FakeOpenAI, HTTPFault
+from test_engine import KEY, MODEL, echo, user_text
 
 InThread = Callable[..., Future[Any]]
 

@@ -20,14 +20,11 @@ from typing import Any
 
 import openai
 import pytest
-from child import DEADLINE
-from hostile import HostileServer, make_argument
-from secrets_scan import keys_in
 from symai import Symbol
 
 import gptx_async
+from child import DEADLINE
 from gptx_async import AsyncGPTXBatchEngine
-from gptx_async.transport.client import ClientSettings
 from gptx_async.errors import GPTXAsyncError
 from gptx_async.loop.service import default_service
 from gptx_async.testing import (
@@ -44,6 +41,9 @@ from gptx_async.testing import (
     Stall,
     TruncatedJSON,
 )
+from gptx_async.transport.client import ClientSettings
+from hostile import HostileServer, make_argument
+from secrets_scan import keys_in
 
 KEY, MODEL = "sk-of-the-secrets-0123456789", "gpt-4o-mini"
 

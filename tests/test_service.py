@@ -13,15 +13,15 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import pytest
-from child import run_child
 
-from gptx_async.loop import service as service_module
+from child import run_child
 from gptx_async.errors import (
     LoopThreadDiedError,
     LoopThreadError,
     ServiceClosedError,
     ServiceStartError,
 )
+from gptx_async.loop import service as service_module
 from gptx_async.loop.service import Call, LoopScope, LoopService, Outcome, default_service
 
 

@@ -12,10 +12,10 @@ from concurrent.futures import Future
 from typing import Any
 
 import pytest
-from child import run_child
 
-from gptx_async.loop import service as service_module
+from child import run_child
 from gptx_async.errors import ServiceClosedError, ServiceStartError
+from gptx_async.loop import service as service_module
 from gptx_async.loop.service import Call, LoopScope, LoopService, Outcome
 
 InThread = Callable[..., Future[Any]]

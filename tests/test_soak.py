@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.soak import KINDS, Ledger, Sample, answer_to, flatness
 from gptx_async.testing import faults, soak
-from gptx_async.testing.soak import KINDS, Ledger, Sample, answer_to, flatness
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -19,7 +19,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 @pytest.mark.long
 def test_a_minute_of_everything_at_once_loses_nothing_and_leaves_nothing(tmp_path: Path) -> None:
     picture = tmp_path / "soak.png"
-    command = [sys.executable, "-m", "gptx_async.testing.soak", "1", "--plot", str(picture)]
+    command = [sys.executable, "-m", "benchmarks.soak", "1", "--plot", str(picture)]
     child = subprocess.run(
         command, cwd=tmp_path, capture_output=True, text=True, timeout=280, check=False
     )

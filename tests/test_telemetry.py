@@ -19,14 +19,20 @@ from typing import Any
 
 import pytest
 import structlog
-from child import run_child
 
-from gptx_async.telemetry import recorder as telemetry
+from child import run_child
 from gptx_async.errors import ConfigurationError, CostLimitError, LoopThreadDiedError
-from gptx_async.telemetry.events import EVENTS, QUIET_SECONDS, emit
 from gptx_async.pacing.governor import Pace
+from gptx_async.telemetry import recorder as telemetry
+from gptx_async.telemetry.events import EVENTS, QUIET_SECONDS, emit
+from gptx_async.telemetry.recorder import (
+    CallRecord,
+    Recorder,
+    Stats,
+    configure_logging,
+    failure_kind,
+)
 from gptx_async.telemetry.stats import RELATIVE_ERROR, Histogram
-from gptx_async.telemetry.recorder import CallRecord, Recorder, Stats, configure_logging, failure_kind
 
 InThread = Callable[..., Future[Any]]
 

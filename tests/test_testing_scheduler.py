@@ -9,10 +9,10 @@ from concurrent.futures import Future
 from typing import Any
 
 import pytest
-from child import run_python
 from symai import Expression, Symbol
 from symai.backend.base import BatchEngine
 
+from child import run_python
 from gptx_async.testing import BatchScheduler
 
 InThread = Callable[..., Future[Any]]

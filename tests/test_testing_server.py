@@ -18,10 +18,10 @@ from typing import Any
 
 import openai
 import pytest
-from child import run_child
 from openai.types.chat import ChatCompletion
 
 import gptx_async.testing
+from child import run_child
 from gptx_async.testing import (
     HTML,
     BadJSON,
@@ -792,10 +792,10 @@ def test_plugin_and_package_import_no_server() -> None:
     program = textwrap.dedent("""
         import sys
         import gptx_async.testing, gptx_async.testing.plugin
-        heavy = {"aiohttp", "symai", "openai", "gptx_async.engine"} & set(sys.modules)
+        heavy = {"aiohttp", "symai", "openai", "gptx_async.symbolicai"} & set(sys.modules)
         assert not heavy, heavy
         from gptx_async.testing import *
-        heavy = {"symai", "openai", "gptx_async.engine", "gptx_async.service"} & set(sys.modules)
+        heavy = {"symai", "openai", "gptx_async.symbolicai", "gptx_async.loop.service"} & set(sys.modules)
         assert not heavy, heavy
     """)
     subprocess.run([sys.executable, "-c", program], check=True, timeout=30)

@@ -14,8 +14,8 @@ from symai.backend.engines.neurosymbolic.engine_openai_gptX_chat import GPTXChat
 from symai.core import Argument
 
 import gptx_async
-from gptx_async.testing import FakeOpenAI
 from gptx_async.symbolicai.token_cache import REMEMBERED, RememberingEncoding, remembering
+from gptx_async.testing import FakeOpenAI
 
 KEY, MODEL = "sk-key", "gpt-4o-mini"
 SPECIAL = "It ends <|endoftext|> here."

@@ -9,7 +9,6 @@ from typing import Any
 
 import openai
 import pytest
-from child import run_child
 from opentelemetry import baggage, context, trace
 from opentelemetry.instrumentation.openai_v2 import OpenAIInstrumentor
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
@@ -17,8 +16,9 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from gptx_async.telemetry import tracing
+from child import run_child
 from gptx_async.loop.service import LoopScope, LoopService
+from gptx_async.telemetry import tracing
 from gptx_async.telemetry.recorder import CallRecord, Recorder
 from gptx_async.testing import FakeOpenAI
 

@@ -16,8 +16,8 @@ from symai.core import Argument
 import gptx_async
 from gptx_async import errors
 from gptx_async.batch.driver import Batch
-from gptx_async.testing import FakeOpenAI, HTTPFault
 from gptx_async.symbolicai.v1.retry_sleep import let_waits_give_way
+from gptx_async.testing import FakeOpenAI, HTTPFault
 
 KEY = "sk-of-the-tests"
 
@@ -69,7 +69,9 @@ class Waits:
 @pytest.fixture
 def waits(engine_repository: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Waits]:
     waits = Waits()
-    monkeypatch.setattr("gptx_async.waits.asyncio", SimpleNamespace(sleep=waits.wait))
+    monkeypatch.setattr(
+        "gptx_async.symbolicai.v1.retry_sleep.asyncio", SimpleNamespace(sleep=waits.wait)
+    )
     monkeypatch.setattr(core_ext, "time", SimpleNamespace(sleep=waits.block))
     yield waits
     gptx_async.uninstall()
@@ -138,7 +140,7 @@ def test_the_waits_of_items_are_as_long_as_symbolicai_says(
     def fail(_item: int) -> None:
         raise LookupError
 
-    monkeypatch.setattr("gptx_async.waits.asyncio", SimpleNamespace(sleep=note))
+    monkeypatch.setattr("gptx_async.symbolicai.v1.retry_sleep.asyncio", SimpleNamespace(sleep=note))
     let_waits_give_way()
     [outcome] = Batch(fail, [0]).run()
     assert isinstance(outcome.error, LookupError)

@@ -21,21 +21,16 @@ import httpx2
 import openai
 import pytest
 from aiohttp import client_proto
-from hostile import HostileServer, Received, Respond, completion
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from looking import client_on
 from openai._models import construct_type
 from openai.types.chat import ChatCompletion
 
 from gptx_async import errors
-from gptx_async.transport import exchange
 from gptx_async.batch.driver import wait_for
-from gptx_async.symbolicai.v1.stand_in_client import StandInClient
-from gptx_async.transport.client import ClientSettings
-from gptx_async.transport.exchange import Answered, Exchange
 from gptx_async.calls.request import Terms
 from gptx_async.loop.service import Call, LoopScope, default_service
+from gptx_async.symbolicai.v1.stand_in_client import StandInClient
 from gptx_async.testing import (
     HTML,
     BadJSON,
@@ -48,7 +43,12 @@ from gptx_async.testing import (
     Reset,
     TruncatedJSON,
 )
+from gptx_async.transport import exchange
+from gptx_async.transport.client import ClientSettings
+from gptx_async.transport.exchange import Answered, Exchange
 from gptx_async.transport.route import PROBES, answer_of, route_of
+from hostile import HostileServer, Received, Respond, completion
+from looking import client_on
 
 CHAT: dict[str, Any] = {
     "messages": [{"role": "user", "content": [{"type": "text", "text": "é \u2028 \U0001f600"}]}],

@@ -8,9 +8,9 @@ import threading
 from typing import Any
 
 import pytest
-from child import run_child
 
 import gptx_async
+from child import run_child
 from gptx_async.errors import ConfigurationError
 
 
@@ -75,7 +75,9 @@ def test_a_run_goes_on_with_the_threads_there_are_and_logs_it_once(
     with caplog.at_level(logging.WARNING, "gptx_async"):
         assert run(work, range(300)) == [*range(300)]
     assert work.most == 3, "all three worked at once"
-    [record] = [each for each in caplog.records if each.name == "gptx_async.workers"]
+    [record] = [
+        each for each in caplog.records if each.name == "gptx_async.mapping.backends.threads"
+    ]
     assert "Only 3 of 64 worker threads could be started (can't start new thread)" in record.message
 
 

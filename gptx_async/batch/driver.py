@@ -26,8 +26,8 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 import greenlet
 
 from .. import clock, errors
-from .window import LOOK_SECONDS, Opening
 from ..loop.service import GRACE_SECONDS, SLICE_SECONDS, Call, Outcome, loop_seconds
+from .window import LOOK_SECONDS, Opening
 
 __all__ = [
     "ENDS_RUN",

@@ -13,19 +13,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from . import retry
-from ..telemetry import recorder as telemetry
 from ..checks import MOST_TOKENS
-from ..transport.client import Client, ClientSettings, Completed
-from ..transport.chat_post import Post
 from ..errors import CostLimitError
 from ..pacing.governor import Governor, Pacing, Permit, StarvedError, Ticket
-from .refusals import Refusals
+from ..telemetry import recorder as telemetry
 from ..telemetry.recorder import Recorder
 from ..transport.body import MAX_RESPONSE_BYTES
+from ..transport.chat_post import Post
+from ..transport.client import Client, ClientSettings, Completed
 from ..transport.client_cache import IDLE_CLIENT_SECONDS, ClientCache
 from ..transport.idle_cache import IdleCache
 from ..transport.no_completion import error_in
+from . import retry
+from .refusals import Refusals
 
 if TYPE_CHECKING:
     from ..loop.service import LoopScope

@@ -24,8 +24,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from ..symbolicai.configuration import FILE_NAME, KEY, MODEL, Configuration, read_configuration
 from ..errors import ConfigurationError
+from ..symbolicai.configuration import FILE_NAME, KEY, MODEL, Configuration, read_configuration
 from ..symbolicai.vocabularies import VOCABULARIES, tiktoken_cache_dir, vocabularies_available
 
 __all__ = ["Check", "Engine", "Subject", "engine_of", "examine"]

@@ -17,12 +17,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, is_dataclass
 from typing import Any
 
-from .files.datafiles import to_json
-from ..mapping.dataset import is_symbol
 from ..errors import ConfigurationError, DataFileError, OutputValueError
+from ..mapping.backends.threads import builder_of
+from ..mapping.dataset import is_symbol
 from ..mapping.identity import identity_of, name_of
 from ..mapping.kept_values import LARGEST_INTEGER
-from ..mapping.backends.threads import builder_of
+from .files.datafiles import to_json
 
 __all__ = ["Prompt", "Work", "as_output", "fields_of", "load_expression"]
 

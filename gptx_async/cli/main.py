@@ -43,10 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: By argparse: after `--help` and `--version`, and for arguments it can't parse.
     """
     parser = _parser()
-    options, rest = parser.parse_known_args(argv)
-    if rest and not hasattr(options, "arguments"):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    options.arguments = rest
+    options = parser.parse_args(argv)
     try:
         exit_code: int = options.run(options)
     except KeyboardInterrupt:
@@ -70,7 +67,6 @@ def _parser() -> argparse.ArgumentParser:
     _add_doctor(subcommands)
     _add_demo(subcommands)
     _add_serve(subcommands)
-    _add_bench(subcommands)
     return parser
 
 
@@ -417,32 +413,6 @@ def _serve(options: argparse.Namespace) -> int:
             "one by --port; 0 takes one that is free."
         ) from error
     return 0
-
-
-def _add_bench(subcommands: Subcommands) -> None:
-    parser = subcommands.add_parser(
-        "bench",
-        help="measure this package on this machine",
-        description="Measure calls a second, CPU and memory against GPTXChatEngine, AsyncOpenAI "
-        "and bare aiohttp (speed), or how well rate limits are used (pace). Needs the extra "
-        "`test`. `gptx-async bench speed --help` tells of further options.",
-    )
-    measures = parser.add_subparsers(metavar="MEASURE", dest="measure")
-    measures.add_parser("speed", add_help=False, help="what there is otherwise")
-    measures.add_parser("pace", add_help=False, help="takes some four minutes")
-    parser.set_defaults(run=_bench, arguments=[])
-
-
-def _bench(options: argparse.Namespace) -> int:
-    try:
-        from ..testing.bench.__main__ import main as measure
-
-        return measure([options.measure or "speed", *options.arguments])
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(
-            f"The measures need {error.name}, which is not installed. Install it by the extra "
-            "`test`: pip install 'gptx_async[test]'."
-        ) from error
 
 
 def _positive_integer(text: str) -> int:

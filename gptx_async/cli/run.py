@@ -25,9 +25,6 @@ from types import FrameType
 from typing import Any, BinaryIO
 
 from .. import clock
-from ..mapping.checkpoint import is_checkpoint, remove_checkpoint
-from ..symbolicai.configuration import FILE_NAME, KEY, MODEL, read_configuration
-from .files.datafiles import PIPE, Row, Sink, Source, format_of
 from ..errors import (
     CheckpointError,
     ConfigurationError,
@@ -35,9 +32,12 @@ from ..errors import (
     DatasetError,
     GPTXAsyncError,
 )
+from ..mapping.checkpoint import is_checkpoint, remove_checkpoint
 from ..mapping.progress import is_terminal
 from ..mapping.runner import Failed, Results, map  # noqa: A004 - ours is meant
+from ..symbolicai.configuration import FILE_NAME, KEY, MODEL, read_configuration
 from .expression import Prompt, Work, fields_of, load_expression
+from .files.datafiles import PIPE, Row, Sink, Source, format_of
 
 __all__ = ["RunOptions", "run"]
 

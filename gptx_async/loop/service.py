@@ -26,7 +26,6 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
 from .. import clock
-from ..telemetry import recorder as telemetry
 from ..errors import (
     LoopThreadDiedError,
     LoopThreadError,
@@ -34,6 +33,7 @@ from ..errors import (
     ServiceError,
     ServiceStartError,
 )
+from ..telemetry import recorder as telemetry
 from .late_timeouts import defer_late_timeouts
 
 __all__ = ["Call", "LoopScope", "LoopService", "Outcome", "default_service", "loop_seconds"]

@@ -14,8 +14,8 @@ import math
 import pickle
 from typing import Any
 
-from .dataset import is_symbol
 from ..errors import CheckpointError
+from .dataset import is_symbol
 from .identity import declared
 
 __all__ = [

@@ -28,19 +28,19 @@ from typing import Any, Generic, Literal, TypeVar, get_args, overload
 
 from .. import clock
 from ..batch.driver import holding
-from .checkpoint import Checkpoint, CheckpointCheck, check_name
-from .dataset import rows_of
-from ..transport.error_keys import hide_key
 from ..errors import (
     AsyncioNeededError,
     ConfigurationError,
     ItemStoppedError,
     MissingPackageError,
 )
+from ..loop.service import GRACE_SECONDS, SLICE_SECONDS
+from ..transport.error_keys import hide_key
+from .backends.threads import Arrival, Job, Run, builder_of
+from .checkpoint import Checkpoint, CheckpointCheck, check_name
+from .dataset import rows_of
 from .identity import identity_of
 from .progress import Progress
-from ..loop.service import GRACE_SECONDS, SLICE_SECONDS
-from .backends.threads import Arrival, Job, Run, builder_of
 
 __all__ = ["AsyncMap", "Failed", "Results", "amap", "map"]
 

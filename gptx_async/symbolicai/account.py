@@ -14,8 +14,8 @@ from typing import Any
 from symai.backend.settings import SYMAI_CONFIG
 
 from ..errors import ConfigurationError, GPTXAsyncError
-from .v1.engine_classes import engine_class_of
 from ..transport.environment import Environment
+from .v1.engine_classes import engine_class_of
 
 __all__ = ["with_key_of_this_process", "without_keys"]
 

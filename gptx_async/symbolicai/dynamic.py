@@ -7,11 +7,11 @@ from typing import Any, Unpack
 from symai.backend.engines.neurosymbolic import ENGINE_MAPPING
 from symai.components import DynamicEngine
 
+from . import process_wide
 from .engine import AsyncBatchEngine, retire_limits_of
-from .vocabularies import provide_vocabularies
 from .options import EngineOptions
 from .v1.engine_classes import client_options, engine_class_of
-from . import process_wide
+from .vocabularies import provide_vocabularies
 
 __all__ = ["AsyncDynamicEngine", "dynamic_engine"]
 

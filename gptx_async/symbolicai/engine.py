@@ -26,11 +26,10 @@ from symai.backend.engines.neurosymbolic.engine_openai_gptX_chat import GPTXChat
 from symai.backend.settings import SYMAI_CONFIG
 from symai.functional import EngineRepository
 
-from .account import with_key_of_this_process, without_keys
 from ..batch.driver import WINDOW, Batch, current_scope, is_item, place, wait_for
-from .v1.stand_in_client import StandInClient, is_stand_in, tell_of_a_double
-from ..transport.client import ClientSettings
-from ..transport.error_keys import hide_key
+from ..calls.refusals import Refusals
+from ..calls.request import BatchGroup, Request, Terms, estimate_tokens
+from ..calls.retry import PATIENCE
 from ..errors import (
     AsyncioNeededError,
     ConfigurationError,
@@ -40,6 +39,22 @@ from ..errors import (
     SchedulerError,
     TimeoutError,  # noqa: A004 - ours is meant
 )
+from ..loop.service import Call, Outcome
+from ..pacing.governor import Pacing
+from ..pacing.rate_limit import RateLimit
+from ..telemetry.recorder import Recorder, Stats
+from ..transport.body import MAX_RESPONSE_BYTES
+from ..transport.client import ClientSettings
+from ..transport.client_cache import IDLE_CLIENT_SECONDS
+from ..transport.error_keys import hide_key
+from ..transport.no_completion import note_of
+from ..transport.sync_side import is_double
+from . import process_wide
+from .account import with_key_of_this_process, without_keys
+from .option_properties import OptionProperties
+from .options import EngineOptions, checked
+from .token_cache import remembering
+from .v1.engine_classes import build_engine, check_engine, client_options, engine_class_of
 from .v1.engine_lookup import (
     NEUROSYMBOLIC,
     entered_dynamic_engine,
@@ -47,22 +62,7 @@ from .v1.engine_lookup import (
     put_engine,
     take_engine_away,
 )
-from .options import EngineOptions, checked
-from ..pacing.governor import Pacing
-from ..pacing.rate_limit import RateLimit
-from .v1.engine_classes import build_engine, check_engine, client_options, engine_class_of
-from ..calls.refusals import Refusals
-from ..calls.request import BatchGroup, Request, Terms, estimate_tokens
-from ..calls.retry import PATIENCE
-from ..loop.service import Call, Outcome
-from . import process_wide
-from .option_properties import OptionProperties
-from ..telemetry.recorder import Recorder, Stats
-from .token_cache import remembering
-from ..transport.body import MAX_RESPONSE_BYTES
-from ..transport.client_cache import IDLE_CLIENT_SECONDS
-from ..transport.no_completion import note_of
-from ..transport.sync_side import is_double
+from .v1.stand_in_client import StandInClient, is_stand_in, tell_of_a_double
 
 __all__ = [
     "AsyncBatchEngine",

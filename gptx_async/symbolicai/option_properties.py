@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from .options import checked
 from ..pacing.governor import Pacing
 from ..pacing.rate_limit import RateLimit
 from ..telemetry.recorder import Recorder
+from .options import checked
 
 __all__ = ["OptionProperties"]
 

@@ -21,9 +21,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .. import clock
-from . import tracing
 from ..checks import token_count
 from ..errors import ConfigurationError, CostLimitError, ServiceError
+from . import tracing
 from .events import MAX_TEXT, configure_logging, emit, is_enabled, without_keys
 from .reservations import Reservations
 from .stats import Counts, Percentiles, Stats

@@ -22,13 +22,11 @@ from typing import Any, NamedTuple, TypeVar, cast
 import aiohttp
 import openai
 
-from .chat_post import Post
 from ..errors import (
     ResponseTooLargeError,
     TimeoutError,  # noqa: A004 - ours is meant
     UnsupportedClientError,
 )
-from .exchange import MAX_HEADER_BYTES, MOST_BYTES, is_too_long
 from .body import (
     LARGE_BYTES,
     MAX_RESPONSE_BYTES,
@@ -38,10 +36,12 @@ from .body import (
     read_bounded,
     restore_headers,
 )
+from .chat_post import Post
 from .connections import Connections, httpx_of
 from .environment import Environment
-from .target import SessionAsGiven, problem_of
+from .exchange import MAX_HEADER_BYTES, MOST_BYTES, is_too_long
 from .route import PROBES, InHand, Machinery, Route, as_json, route_of, session_of
+from .target import SessionAsGiven, problem_of
 
 __all__ = [
     "Client",

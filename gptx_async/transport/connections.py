@@ -15,10 +15,10 @@ from typing import Any
 import aiohttp
 import openai
 
-from .exchange import MAX_HEADER_BYTES
 from ..private_names import are_there
 from .connector import Connector
 from .environment import Environment
+from .exchange import MAX_HEADER_BYTES
 from .private_names import POOL
 
 __all__ = ["Connections", "Handle", "httpx_of"]

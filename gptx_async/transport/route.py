@@ -30,8 +30,8 @@ import pydantic
 import yarl
 from multidict import CIMultiDict
 
-from .exchange import Answered, Exchange, is_known
 from .body import LARGE_BYTES, decoded
+from .exchange import Answered, Exchange, is_known
 from .target import add_credentials, headers_of, problem_of, target_of
 
 __all__ = [

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import openai
 
 from .client import is_of_cerebras
-from .route import is_of_its_package
 from .private_names import has_settings
+from .route import is_of_its_package
 
 __all__ = ["is_double", "must_run_in_caller"]
 

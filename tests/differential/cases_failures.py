@@ -10,7 +10,6 @@ from typing import Any
 
 import openai
 from aiohttp import web
-from support.unheard import UNHEARD
 from symai import Symbol
 
 from gptx_async.testing import (
@@ -26,6 +25,7 @@ from gptx_async.testing import (
     TruncatedJSON,
 )
 from gptx_async.testing.faults import Exchange
+from support.unheard import UNHEARD
 
 from .asking import SKY, ask_by_hand
 from .harness import KEY, World, case, cases

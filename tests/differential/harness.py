@@ -16,15 +16,15 @@ from types import SimpleNamespace
 from typing import Any, TypeAlias
 
 import openai
-from looking import close_idle_connections
 from symai import Expression, Symbol, core_ext
 from symai.backend.engines.neurosymbolic.engine_openai_gptX_chat import GPTXChatEngine
 from symai.functional import EngineRepository
 
 from gptx_async import AsyncBatchEngine, AsyncGPTXBatchEngine
+from gptx_async.symbolicai.v1.retry_sleep import let_waits_give_way
 from gptx_async.testing import BatchScheduler, FakeOpenAI, Fault, RecordedRequest, digest, echo
 from gptx_async.testing.replies import ReplyFunction
-from gptx_async.symbolicai.v1.retry_sleep import let_waits_give_way
+from looking import close_idle_connections
 
 from .outcomes import Outcome, error_of, plain, request_of
 

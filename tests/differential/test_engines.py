@@ -155,7 +155,7 @@ def test_a_batch_is_like_its_arguments_one_by_one(
     laboratory: Laboratory, subject: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Their own retries wait in either case no longer than it takes to note it."""
-    monkeypatch.setattr("gptx_async.waits.is_item", lambda: False)
+    monkeypatch.setattr("gptx_async.symbolicai.v1.retry_sleep.is_item", lambda: False)
     expected, actual = (
         run(laboratory, name, "forward", prepared=False, subject=SUBJECTS[subject]).sorted()
         for name in ("sync", "async")

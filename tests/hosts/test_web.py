@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 
 import aiohttp
 import pytest
-from child import DEADLINE, start_python
 
+from child import DEADLINE, start_python
 from gptx_async.testing import FakeOpenAI, RecordedRequest
 
 T = TypeVar("T")

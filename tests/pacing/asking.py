@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from hostile import make_argument
-from looking import line_on
-
 from gptx_async import AsyncGPTXBatchEngine
 from gptx_async.errors import GPTXAsyncError
 from gptx_async.loop.service import default_service
+from hostile import make_argument
+from looking import line_on
 
 __all__ = ["KEY", "MODEL", "arguments", "errors_of", "governor_of", "make_engine"]
 

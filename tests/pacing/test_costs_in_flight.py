@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 from asking import MODEL, arguments, errors_of, make_engine
-from hostile import completion, make_argument
 from virtual_time import settle_down, simulate
 
 from gptx_async.errors import CostLimitError
 from gptx_async.telemetry.reservations import Reservations
 from gptx_async.testing import FakeOpenAI, HTTPFault
+from hostile import completion, make_argument
 
 MILLION = 1_000_000
 

@@ -18,9 +18,9 @@ from dataclasses import replace
 import pytest
 from asking import arguments, errors_of, make_engine
 
+from benchmarks.pace_simulation import Behaviour, SimulatedServer
 from gptx_async import clock
 from gptx_async.testing import FakeOpenAI, HTTPFault
-from gptx_async.testing.pace_simulation import Behaviour, SimulatedServer
 from gptx_async.testing.replies import RecordedRequest
 
 pytestmark = [pytest.mark.long, pytest.mark.serial]

@@ -9,8 +9,8 @@ from statistics import mean
 
 import pytest
 
-from gptx_async.testing.pace_simulation import Behaviour, Load, simulate
-from gptx_async.testing.pace_table import (
+from benchmarks.pace_simulation import Behaviour, Load, simulate
+from benchmarks.pace_table import (
     CELLS,
     RANDOM_LOADS,
     RANDOM_SHARES,
@@ -84,11 +84,11 @@ def test_pacing_is_what_keeps_the_limit() -> None:
 
 
 def test_the_table_has_a_line_for_each_cell(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gptx_async.testing.pace_table.CELLS", CELLS[4:6])
-    monkeypatch.setattr("gptx_async.testing.pace_table.RANDOM_SHARES", (0.1,))
-    monkeypatch.setattr("gptx_async.testing.pace_table.RANDOM_LOADS", ((1, 2.0),))
-    monkeypatch.setattr("gptx_async.testing.pace_table.SEEDS", (1,))
-    monkeypatch.setattr("gptx_async.testing.pace_table.recovery_times", lambda **_: [("it", 5.0)])
+    monkeypatch.setattr("benchmarks.pace_table.CELLS", CELLS[4:6])
+    monkeypatch.setattr("benchmarks.pace_table.RANDOM_SHARES", (0.1,))
+    monkeypatch.setattr("benchmarks.pace_table.RANDOM_LOADS", ((1, 2.0),))
+    monkeypatch.setattr("benchmarks.pace_table.SEEDS", (1,))
+    monkeypatch.setattr("benchmarks.pace_table.recovery_times", lambda **_: [("it", 5.0)])
     lines: list[str] = []
 
     assert main(lines.append, 20.0) == 0

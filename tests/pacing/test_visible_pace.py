@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 from asking import arguments, errors_of, make_engine
-from hostile import completion
 from virtual_time import clock, error_with, simulate
 
 from gptx_async import RateLimit
 from gptx_async.mapping import progress
-from gptx_async.pacing.governor import Governor, Pacing
 from gptx_async.mapping.progress import Progress
-from gptx_async.telemetry.stats import Stats
+from gptx_async.pacing.governor import Governor, Pacing
 from gptx_async.telemetry.recorder import Recorder
+from gptx_async.telemetry.stats import Stats
 from gptx_async.testing import FakeOpenAI, HTTPFault
+from hostile import completion
 
 TOLD = {"x-ratelimit-limit-requests": "1200", "x-ratelimit-remaining-requests": "900"}
 
@@ -90,7 +90,7 @@ def test_the_bar_says_what_a_run_that_stands_still_waits_for(
         return replace(Recorder().stats(), **stats)
 
     monkeypatch.setattr(progress, "_stats", snapshot)
-    monkeypatch.setattr("gptx_async.progress.clock.seconds", lambda: now)
+    monkeypatch.setattr("gptx_async.mapping.progress.clock.seconds", lambda: now)
     bar = Progress(10, is_wanted=False)
     bar._before = snapshot()
     assert "now" not in bar._figures()

@@ -13,10 +13,10 @@ import aiohttp
 import openai
 import pytest
 import yarl
-from hostile import HostileServer, Received, answer
 from paths import OURS, ask
 
 from gptx_async.transport.connector import Connector
+from hostile import HostileServer, Received, answer
 
 PATH = pytest.mark.parametrize("path", OURS)
 

@@ -6,12 +6,12 @@ import pickle
 from typing import Any
 
 import pytest
-from hostile import make_argument
 from openai.resources.chat.completions import AsyncCompletions
 
 from gptx_async import AsyncGPTXBatchEngine, errors
-from gptx_async.transport.exchange import Exchange
 from gptx_async.testing import FakeOpenAI
+from gptx_async.transport.exchange import Exchange
+from hostile import make_argument
 
 ACCOUNT = ("sk-of-the-tests", "gpt-4o-mini")
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from child import run_child
 
+from child import run_child
 from gptx_async.testing import FakeOpenAI, Fault, HTTPFault, RecordedRequest
 
 PROGRAM = """

@@ -9,16 +9,16 @@ from typing import Any
 
 import openai
 import pytest
-from looking import client_on, line_on
 
-from gptx_async.calls import request as request_module
 from gptx_async.batch.driver import wait_for
-from gptx_async.symbolicai.v1.stand_in_client import StandInClient
-from gptx_async.transport.client import ClientSettings
+from gptx_async.calls import request as request_module
 from gptx_async.calls.request import Terms
 from gptx_async.loop.service import Call, LoopScope, default_service
+from gptx_async.symbolicai.v1.stand_in_client import StandInClient
 from gptx_async.testing import FakeOpenAI
+from gptx_async.transport.client import ClientSettings
 from gptx_async.transport.idle_cache import IdleCache, Lease
+from looking import client_on, line_on
 
 CHAT: dict[str, Any] = {
     "model": "gpt-4o-mini",

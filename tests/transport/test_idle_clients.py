@@ -13,20 +13,20 @@ from typing import Any
 
 import openai
 import pytest
-from looking import client_on
 from paths import CHAT
 
 from gptx_async import AsyncGPTXBatchEngine, errors
 from gptx_async.batch.driver import wait_for
-from gptx_async.symbolicai.v1.stand_in_client import StandInClient
-from gptx_async.transport.client import Client
-from gptx_async.pacing.governor import MEMORY_OF_FAILURES, Governor, Pacing
-from gptx_async.pacing.rate_limit import RateLimit
 from gptx_async.calls.request import Terms, _Line
 from gptx_async.loop.service import Call, LoopScope, default_service
+from gptx_async.pacing.governor import MEMORY_OF_FAILURES, Governor, Pacing
+from gptx_async.pacing.rate_limit import RateLimit
+from gptx_async.symbolicai.v1.stand_in_client import StandInClient
 from gptx_async.testing import FakeOpenAI
+from gptx_async.transport.client import Client
 from gptx_async.transport.client_cache import MOST_CLIENTS, ClientCache
 from gptx_async.transport.idle_cache import IdleCache
+from looking import client_on
 
 
 def ask(fake_openai: FakeOpenAI, key: str, idle_seconds: float = 60.0) -> StandInClient:

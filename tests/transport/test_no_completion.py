@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from hostile import completion, make_argument
 from symai import Expression, Symbol
 from symai.backend.engines.neurosymbolic.engine_openai_gptX_chat import GPTXChatEngine
 
 import gptx_async
 from gptx_async import AsyncGPTXBatchEngine, errors
 from gptx_async.testing import HTML, BatchScheduler, FakeOpenAI, Fault, HTTPFault, NoChoices
+from hostile import completion, make_argument
 
 ACCOUNT = ("sk-of-the-tests", "gpt-4o-mini")
 

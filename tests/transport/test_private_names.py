@@ -11,19 +11,19 @@ import openai
 import pytest
 import symai.context
 from aiohttp import client_proto, http_writer
-from hostile import HostileServer, Received, answer, make_argument
 from symai import core_ext
 from symai.functional import EngineRepository
 
 import gptx_async
 from gptx_async import AsyncGPTXBatchEngine, private_names
 from gptx_async.cli import doctor
-from gptx_async.symbolicai.v1 import engine_lookup as lookup
-from gptx_async.transport.exchange import is_known
 from gptx_async.loop.service import default_service
 from gptx_async.symbolicai.private_names import NAMES as OF_SYMBOLICAI
+from gptx_async.symbolicai.v1 import engine_lookup as lookup
 from gptx_async.testing import FakeOpenAI
+from gptx_async.transport.exchange import is_known
 from gptx_async.transport.private_names import NAMES, POOL, has_settings
+from hostile import HostileServer, Received, answer, make_argument
 
 ACCOUNT = ("sk-of-the-tests", "gpt-4o-mini")
 

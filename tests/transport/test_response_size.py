@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from child import run_child
-from hostile import HostileServer, Received, answer, completion, make_argument, outcome_of
 from symai.backend.engines.neurosymbolic.engine_openai_gptX_chat import GPTXChatEngine
 
+from child import run_child
 from gptx_async import AsyncBatchEngine, AsyncGPTXBatchEngine, errors
 from gptx_async.cli import doctor
-from gptx_async.transport import route as wire
 from gptx_async.transport import body
+from gptx_async.transport import route as wire
+from hostile import HostileServer, Received, answer, completion, make_argument, outcome_of
 
 MIB = 2**20
 ACCOUNT = ("sk-of-the-tests", "gpt-4o-mini")

@@ -11,17 +11,17 @@ import aiohttp
 import httpx2
 import openai
 import pytest
-from hostile import completion
-from looking import client_on
 
 from gptx_async.batch.driver import wait_for
-from gptx_async.symbolicai.v1.stand_in_client import StandInClient
-from gptx_async.transport.client import ClientSettings
 from gptx_async.calls.request import Terms
 from gptx_async.loop.service import Call, LoopScope, default_service
+from gptx_async.symbolicai.v1.stand_in_client import StandInClient
 from gptx_async.testing import FakeOpenAI, HTTPFault
-from gptx_async.transport.target import target_of
+from gptx_async.transport.client import ClientSettings
 from gptx_async.transport.route import session_of
+from gptx_async.transport.target import target_of
+from hostile import completion
+from looking import client_on
 
 CHAT: dict[str, Any] = {
     "model": "gpt-4o-mini",

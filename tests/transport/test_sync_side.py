@@ -23,17 +23,17 @@ import httpx2
 import openai
 import pytest
 import respx
-from child import run_child
-from hostile import completion, make_argument
 from openai._base_client import SyncAPIClient
 from openai.resources.chat.completions import AsyncCompletions, Completions
 from openai.types.chat import ChatCompletion
 from symai.backend.engines.neurosymbolic.engine_cerebras import CerebrasEngine
 from symai.backend.engines.neurosymbolic.engine_openai_gptX_chat import GPTXChatEngine
 
+from child import run_child
 from gptx_async import AsyncBatchEngine, AsyncGPTXBatchEngine
 from gptx_async.symbolicai.v1 import stand_in_client as bridge
 from gptx_async.testing import FakeOpenAI
+from hostile import completion, make_argument
 
 ACCOUNT = ("sk-of-the-tests", "gpt-4o-mini")
 MOCKED = "mocked"

@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping
 
 import openai
 import pytest
-from hostile import HostileServer, Received, answer
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from paths import OURS, PATHS, ask, cause_of
+
+from hostile import HostileServer, Received, answer
 
 ASYNC_ONLY = re.compile(rb"(?m)^(user-agent|x-stainless-async): .*\r\n")
 """The two headers that name the async client: every other byte has to be the sync client's."""

@@ -24,12 +24,12 @@ from typing import Any
 
 from ... import clock
 from ...batch.driver import ENDS_RUN, CancelScope
+from ...errors import CheckpointError, ConfigurationError, DatasetError, RunCancelledError
+from ...loop.service import GRACE_SECONDS
 from ..checkpoint import Checkpoint
 from ..dataset import Rows
-from ...errors import CheckpointError, ConfigurationError, DatasetError, RunCancelledError
 from ..identity import name_of
 from ..kept_values import CheckpointValueError
-from ...loop.service import GRACE_SECONDS
 
 __all__ = ["Arrival", "Job", "Run", "builder_of"]
 

@@ -19,14 +19,14 @@ from requests import RequestException
 from symai.backend.base import ENGINE_UNREGISTERED, Engine
 from symai.backend.engines import neurosymbolic
 
-from .stand_in_client import is_stand_in
-from ...transport.client import is_of_cerebras
 from ...errors import ConfigurationError, UnsupportedClientError, VocabularyError
-from .engine_lookup import NEUROSYMBOLIC
-from ..vocabularies import provide_vocabularies
-from ..options import checked
-from .. import process_wide
+from ...transport.client import is_of_cerebras
 from ...transport.sync_side import is_double
+from .. import process_wide
+from ..options import checked
+from ..vocabularies import provide_vocabularies
+from .engine_lookup import NEUROSYMBOLIC
+from .stand_in_client import is_stand_in
 
 __all__ = [
     "build_engine",

@@ -20,7 +20,7 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..pacing.governor import Governor, Pacing, StarvedError
+from gptx_async.pacing.governor import Governor, Pacing, StarvedError
 
 __all__ = ["Behaviour", "Figures", "Load", "SimulatedServer", "VirtualLoop", "simulate"]
 

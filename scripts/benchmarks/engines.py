@@ -78,8 +78,8 @@ def instant(workload: Workload, base_url: str) -> Iterator[Any]:
 @contextlib.contextmanager
 def eased(workload: Workload, base_url: str) -> Iterator[Any]:
     """Do as `instant`, with what this engine spares symbolicai: see `tokens.py` and `lookup.py`."""
-    from ...symbolicai.v1 import engine_lookup as lookup
-    from ...symbolicai.token_cache import remembering
+    from gptx_async.symbolicai.token_cache import remembering
+    from gptx_async.symbolicai.v1 import engine_lookup as lookup
 
     class Told:
         def __init__(self, engine: Any) -> None:
@@ -182,7 +182,7 @@ def open_uncollected_batch(workload: Workload, base_url: str) -> Iterator[Ask]:
 @contextlib.contextmanager
 def open_scheduler(workload: Workload, base_url: str) -> Iterator[Ask]:
     """Ask this engine from a scheduler's workers; each of its batches waits for the slowest."""
-    from ..scheduler import BatchScheduler
+    from gptx_async.testing.scheduler import BatchScheduler
 
     with installed(workload, base_url) as engine:
         query = _query(engine, workload.instruction)

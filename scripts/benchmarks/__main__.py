@@ -13,11 +13,11 @@ def main(arguments: list[str]) -> int:
     if arguments and arguments[0] in COMMANDS:
         command, *rest = arguments
     if command == "pace" and rest == ["--simulate"]:
-        from .. import pace_table
+        from . import pace_table
 
         return pace_table.main()
     if command == "pace":
-        from .. import pace
+        from . import pace
 
         return pace.main()
     from . import speed

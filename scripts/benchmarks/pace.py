@@ -19,9 +19,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .faults import Fault, HTTPFault
-from .limits import RateLimits
-from .server import Answered, FakeOpenAI
+from gptx_async.testing.faults import Fault, HTTPFault
+from gptx_async.testing.limits import RateLimits
+from gptx_async.testing.server import Answered, FakeOpenAI
 
 __all__ = ["TRIALS", "Account", "Trial", "account_for", "main", "run_trial"]
 
@@ -117,7 +117,7 @@ def run_trial(trial: Trial) -> Account:
     """
     import symai.core  # noqa: F401 - before the threads do
 
-    from .. import AsyncGPTXBatchEngine
+    from gptx_async import AsyncGPTXBatchEngine
 
     rng = random.Random(trial.name)
     server = FakeOpenAI(
@@ -281,7 +281,7 @@ def is_well(trial: Trial, account: Account) -> bool:
 
 def main(say: Callable[[str], None] = print) -> int:
     """Run the trials one after the other, and print the table; 1 if an item was lost."""
-    from ..cli.demo import symbolicai_sandbox
+    from gptx_async.cli.demo import symbolicai_sandbox
 
     code = 0
     with symbolicai_sandbox(MODEL):

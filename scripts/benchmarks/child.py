@@ -1,6 +1,6 @@
 """The processes in which the rivals run: one for each environment, which forks for each order.
 
-    python -m gptx_async.testing.bench.child HOME
+    python -m benchmarks.child HOME
 
 It imports what its rivals need, and then takes orders, a line of JSON each, from standard input,
 and writes what came of each to standard output. A fork begins clean, without paying for the
@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from . import engines
+from .environment import environment
 from .rivals import RIVALS, Home
 from .server import WAIT_SECONDS, control, raise_descriptor_limit
 from .workloads import MODEL, Workload, items
@@ -44,7 +45,12 @@ SAMPLE_SECONDS = 0.2
 
 IMPORTS = {
     "plain": ("aiohttp", "openai", "openai.types.chat", "openai.resources.chat"),
-    "symbolicai": ("symai.core", "gptx_async.engine", "gptx_async.testing.scheduler", "tiktoken"),
+    "symbolicai": (
+        "symai.core",
+        "gptx_async.symbolicai.engine",
+        "gptx_async.testing.scheduler",
+        "tiktoken",
+    ),
     "peers": ("async_batch_llm", "litellm", "openai.resources.chat"),
 }
 """What is imported before the forks, by the child's home."""
@@ -254,8 +260,8 @@ def _surroundings(home: str) -> Iterator[None]:
     """Import what the rivals of this home need."""
     with contextlib.ExitStack() as stack:
         if home == "symbolicai":
-            from ...cli.demo import symbolicai_sandbox
-            from ...symbolicai.vocabularies import provide_vocabularies
+            from gptx_async.cli.demo import symbolicai_sandbox
+            from gptx_async.symbolicai.vocabularies import provide_vocabularies
 
             provide_vocabularies()
             stack.enter_context(symbolicai_sandbox(MODEL))
@@ -316,19 +322,17 @@ class Child:
 @contextlib.contextmanager
 def running_child(home: Home, python: Path) -> Iterator[Child]:
     """Run a child process while the block runs; it may not be ready yet: `Child.read` waits."""
-    root = Path(__file__).parents[3]
-    variables = {
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")])),
-        "NO_PROXY": "127.0.0.1",
-        "no_proxy": "127.0.0.1",
-        "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # which it would fetch when it is imported
-    }
+    variables = environment(
+        NO_PROXY="127.0.0.1",
+        no_proxy="127.0.0.1",
+        LITELLM_LOCAL_MODEL_COST_MAP="True",  # litellm fetches the map when it is imported
+    )
     with subprocess.Popen(
         [python, "-m", __spec__.name, home],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env=os.environ | variables,
+        env=variables,
     ) as process:
         assert process.stdin is not None
         try:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import random
 import subprocess
 import sys
@@ -20,9 +19,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ...cli.demo import Document, find_wrong
+from gptx_async.cli.demo import Document, find_wrong
+
 from . import report
 from .child import Child, running_child
+from .environment import environment
 from .figures import ENGINE, SYNC, Book, Growth, Measured, spread
 from .rivals import RIVALS, Home, Rival
 from .server import answer_to, running_server
@@ -232,10 +233,9 @@ def _import_seconds() -> float:
         "import time; began = time.perf_counter(); import gptx_async; "
         "print(time.perf_counter() - began)"
     )
-    root = str(Path(__file__).parents[3])
     told = subprocess.run(
         [sys.executable, "-c", program],
-        env=os.environ | {"PYTHONPATH": root},
+        env=environment(),
         capture_output=True,
         text=True,
         check=True,

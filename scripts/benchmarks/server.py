@@ -1,6 +1,6 @@
 """A server that answers chat completions at next to no cost: what is measured is the client.
 
-    python -m gptx_async.testing.bench.server
+    python -m benchmarks.server
 
 It prints its base URL and serves until standard input ends. Only the standard library, and only as
 much of HTTP/1.1 as the clients need: kept connections, pipelined requests, bodies with a
@@ -28,6 +28,8 @@ import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
+
+from .environment import environment
 
 __all__ = [
     "Connection",
@@ -290,7 +292,7 @@ def running_server() -> Iterator[str]:
     """
     command = [sys.executable, "-m", __spec__.name]
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment()
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None

@@ -1,6 +1,6 @@
 """Load of every kind at once, for minutes: is every item accounted for, and does nothing grow?
 
-    python -m gptx_async.testing.soak [MINUTES] [--plot FILE]
+    python -m benchmarks.soak [MINUTES] [--plot FILE]
 
 Threads that query, batches, coroutines on loops, deadlines, timeouts, cancels, forks that end by
 `sys.exit`, processes of `multiprocessing`; every fault that `FakeOpenAI` has. The server is a
@@ -53,11 +53,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from ..symbolicai.vocabularies import provide_vocabularies
-from . import faults
-from .faults import Fault, HTTPFault
-from .replies import RecordedRequest
-from .server import FakeOpenAI
+from gptx_async.symbolicai.vocabularies import provide_vocabularies
+from gptx_async.testing import faults
+from gptx_async.testing.faults import Fault, HTTPFault
+from gptx_async.testing.replies import RecordedRequest
+from gptx_async.testing.server import FakeOpenAI
+
+from .environment import environment
 
 __all__ = ["FIGURES", "Flatness", "Ledger", "Sample", "flatness", "main", "soak"]
 
@@ -481,9 +483,9 @@ def _ask_plainly(base_url: str, text: str, pipe: Any) -> None:
     """Ask without symbolicai, which a process that begins anew would import for seconds."""
     import openai
 
-    from ..batch.driver import wait_for
-    from ..symbolicai.v1.stand_in_client import StandInClient
-    from ..loop.service import Call
+    from gptx_async.batch.driver import wait_for
+    from gptx_async.loop.service import Call
+    from gptx_async.symbolicai.v1.stand_in_client import StandInClient
 
     client = StandInClient(
         openai.OpenAI(api_key=KEY, base_url=base_url, max_retries=0),
@@ -627,7 +629,7 @@ def serve() -> None:
 def _server() -> Iterator[str]:
     command = [sys.executable, "-m", __spec__.name if __spec__ else __name__, SERVE]
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment()
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -742,7 +744,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         figure is not flat.
     """
     began = time.monotonic()
-    parser = argparse.ArgumentParser(prog="python -m gptx_async.testing.soak")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.soak")
     parser.add_argument(
         "minutes", nargs="?", type=float, default=10.0, help="with the start; 10 if not given"
     )
@@ -763,7 +765,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(until: float, home: str, base_url: str, plot: str) -> int:
-    from ..loop.service import default_service
+    from gptx_async.loop.service import default_service
 
     engine = _build_engine(home)
     warm_up = Run(engine, base_url)
