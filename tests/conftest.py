@@ -13,10 +13,10 @@ How to write a test that fits in:
   out. `@pytest.mark.linux` for one that needs what only Linux has, as /proc.
 - Skip nothing: `scripts/test` fails when a test is skipped.
 - Leave out `max_examples` where hypothesis's default would do: `scripts/test --long` has more.
-- Start child processes by `child.run_child` or `child.start_python`: they fork a process that has
-  symbolicai imported. A test of the import, the configuration, the start or the hash seed of a
-  process asks for a new one (`fresh=True`; with `strict=True` it always is). The deadline of
-  anything that may import symbolicai is `child.DEADLINE`. Wait for events, never for times.
+- Start child processes by `run_child` or `start_python` of `support.child`: they fork a process
+  that has symbolicai imported. A test of the import, the configuration, the start or the hash seed
+  of a process asks for a new one (`fresh=True`; with `strict=True` it always is). The deadline of
+  anything that may import symbolicai is `support.child.DEADLINE`. Wait for events, never for times.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from gptx_async.symbolicai.vocabularies import provide_vocabularies
 from support import forked
 from support.unheard import UNHEARD
 
-pytest_plugins = ["secrets_scan", "support.skips"]
+pytest_plugins = ["support.secrets_scan", "support.skips"]
 
 hypothesis.settings.register_profile("push", max_examples=40)
 hypothesis.settings.register_profile("long", max_examples=400)

@@ -32,7 +32,7 @@ from gptx_async import AsyncGPTXBatchEngine
 from gptx_async.errors import ServiceClosedError
 from gptx_async.loop.service import default_service
 from gptx_async.testing import FakeOpenAI, HTTPFault, RecordedRequest
-from hostile import make_argument, outcome_of, seen
+from support.hostile import make_argument, outcome_of, seen
 
 KEY, MODEL = "sk-of-the-bad-input", "gpt-4o-mini"
 

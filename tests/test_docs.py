@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 import gptx_async
-from child import DEADLINE
 from gptx_async import errors
 from gptx_async.cli import main as cli
+from support.child import DEADLINE
 
 ROOT = Path(__file__).parent.parent
 

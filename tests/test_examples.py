@@ -6,8 +6,8 @@ import os
 import subprocess
 from pathlib import Path
 
-from child import run_python
 from gptx_async.testing import FakeOpenAI, HTTPFault
+from support.child import run_python
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 

@@ -19,9 +19,9 @@ import nbclient
 import nbformat
 import pytest
 
-from child import DEADLINE, run_python, start_python
 from gptx_async.telemetry.events import EVENTS
 from gptx_async.testing import FakeOpenAI
+from support.child import DEADLINE, run_python, start_python
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -119,7 +119,7 @@ def test_the_example_of_a_dataset_in_a_coroutine_runs(fake_openai: FakeOpenAI) -
 FORKED_COMMAND = f"""#!{sys.executable}
 import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
-from child import start_python
+from support.child import start_python
 sys.exit(start_python("-m", "gptx_async", *sys.argv[1:]).wait())
 """
 

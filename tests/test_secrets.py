@@ -23,7 +23,6 @@ import pytest
 from symai import Symbol
 
 import gptx_async
-from child import DEADLINE
 from gptx_async import AsyncGPTXBatchEngine
 from gptx_async.errors import GPTXAsyncError
 from gptx_async.loop.service import default_service
@@ -42,8 +41,9 @@ from gptx_async.testing import (
     TruncatedJSON,
 )
 from gptx_async.transport.client import ClientSettings
-from hostile import HostileServer, make_argument
-from secrets_scan import keys_in
+from support.child import DEADLINE
+from support.hostile import HostileServer, make_argument
+from support.secrets_scan import keys_in
 
 KEY, MODEL = "sk-of-the-secrets-0123456789", "gpt-4o-mini"
 
@@ -406,7 +406,7 @@ def run_pytest(folder: Path, *options: str, **modules: str) -> subprocess.Comple
     home.mkdir()
     for name, tests in modules.items():
         (folder / f"{name}.py").write_text(tests)
-    (folder / "conftest.py").write_text('pytest_plugins = ["secrets_scan"]\n')
+    (folder / "conftest.py").write_text('pytest_plugins = ["support.secrets_scan"]\n')
     (folder / "pytest.ini").write_text("[pytest]\n")
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, str(folder)],

@@ -24,7 +24,7 @@ from gptx_async import AsyncBatchEngine, AsyncGPTXBatchEngine
 from gptx_async.symbolicai.v1.retry_sleep import let_waits_give_way
 from gptx_async.testing import BatchScheduler, FakeOpenAI, Fault, RecordedRequest, digest, echo
 from gptx_async.testing.replies import ReplyFunction
-from looking import close_idle_connections
+from support.looking import close_idle_connections
 
 from .outcomes import Outcome, error_of, plain, request_of
 

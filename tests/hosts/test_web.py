@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 import aiohttp
 import pytest
 
-from child import DEADLINE, start_python
 from gptx_async.testing import FakeOpenAI, RecordedRequest
+from support.child import DEADLINE, start_python
 
 T = TypeVar("T")
 

@@ -7,13 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from asking import MODEL, arguments, errors_of, make_engine
-from virtual_time import settle_down, simulate
 
 from gptx_async.errors import CostLimitError
 from gptx_async.telemetry.reservations import Reservations
 from gptx_async.testing import FakeOpenAI, HTTPFault
-from hostile import completion, make_argument
+from support.hostile import completion, make_argument
+from support.pacing_engines import MODEL, arguments, errors_of, make_engine
+from support.virtual_time import settle_down, simulate
 
 MILLION = 1_000_000
 

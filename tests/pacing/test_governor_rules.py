@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from virtual_time import clock, error_with, settle_down, simulate
 
 from gptx_async.checks import LONGEST_SECONDS
 from gptx_async.pacing.buckets import Bucket
@@ -17,6 +16,7 @@ from gptx_async.pacing.controller import LearnedPace
 from gptx_async.pacing.governor import Governor, Pacing, Permit, StarvedError, Ticket
 from gptx_async.pacing.rate_limit import RateLimit
 from gptx_async.telemetry.reservations import Reservations
+from support.virtual_time import clock, error_with, settle_down, simulate
 
 GONE = ConnectionError("no server")
 

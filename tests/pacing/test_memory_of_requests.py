@@ -8,10 +8,10 @@ from __future__ import annotations
 import tracemalloc
 
 import pytest
-from virtual_time import error_with, simulate
 
 from gptx_async.calls import retry
 from gptx_async.pacing.governor import Governor, Pacing
+from support.virtual_time import error_with, simulate
 
 ROUND = 2_000
 

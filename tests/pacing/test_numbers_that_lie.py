@@ -11,16 +11,16 @@ from typing import Any
 
 import openai
 import pytest
-from asking import arguments, errors_of, governor_of, make_engine
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from virtual_time import clock, error_with, simulate
 
 from gptx_async import RateLimit, checks
 from gptx_async.calls import retry
 from gptx_async.pacing.governor import Governor, Pacing
 from gptx_async.testing import FakeOpenAI, HTTPFault
-from hostile import completion
+from support.hostile import completion
+from support.pacing_engines import arguments, errors_of, governor_of, make_engine
+from support.virtual_time import clock, error_with, simulate
 
 DATES_OUT_OF_RANGE = [
     "Wed, 21 Oct 2015 07:28:00 +99999999999999999999",

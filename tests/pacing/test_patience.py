@@ -13,12 +13,12 @@ from collections.abc import Mapping
 
 import openai
 import pytest
-from asking import arguments, errors_of, make_engine
-from virtual_time import call, clock, error_with, simulate
 
 from gptx_async import RateLimit
 from gptx_async.pacing.governor import Governor, Pacing
 from gptx_async.testing import FakeOpenAI, HTTPFault
+from support.pacing_engines import arguments, errors_of, make_engine
+from support.virtual_time import call, clock, error_with, simulate
 
 DAY_IS_USED_UP = {
     "x-ratelimit-limit-requests": "50",

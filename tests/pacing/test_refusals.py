@@ -9,14 +9,14 @@ from typing import Any
 
 import openai
 import pytest
-from asking import KEY, MODEL, arguments, errors_of, make_engine
 from symai import Symbol
 from symai.backend.engines.neurosymbolic.engine_openai_gptX_chat import GPTXChatEngine
 
 import gptx_async
 from gptx_async.calls.refusals import REJECTIONS_IN_ROW, Refusals
 from gptx_async.testing import BatchScheduler, FakeOpenAI, HTTPFault, RecordedRequest
-from hostile import make_argument, outcome_of
+from support.hostile import make_argument, outcome_of
+from support.pacing_engines import KEY, MODEL, arguments, errors_of, make_engine
 
 FLAGGED = HTTPFault(403, "Your input was flagged.", "forbidden", "")
 

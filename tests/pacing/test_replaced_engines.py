@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from asking import KEY, MODEL, arguments, errors_of, governor_of, make_engine
-from virtual_time import settle_down, simulate
 
 import gptx_async
 from gptx_async import AsyncBatchEngine, RateLimit
 from gptx_async.pacing.governor import Governor, Pacing
 from gptx_async.testing import FakeOpenAI
+from support.pacing_engines import KEY, MODEL, arguments, errors_of, governor_of, make_engine
+from support.virtual_time import settle_down, simulate
 
 SLOW = RateLimit(requests_per_minute=1)
 

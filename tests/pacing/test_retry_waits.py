@@ -12,11 +12,11 @@ from email.utils import format_datetime
 
 import openai
 import pytest
-from virtual_time import clock, simulate
 
 from gptx_async.calls import retry
 from gptx_async.calls.retry import Budget, copy_of, told_seconds
 from gptx_async.testing import FakeOpenAI, Fault, HTTPFault, Reset, Stall
+from support.virtual_time import clock, simulate
 
 
 def retry_all(

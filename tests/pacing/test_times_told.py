@@ -7,12 +7,12 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import pytest
-from asking import arguments, errors_of, make_engine
-from virtual_time import error_with
 
 from gptx_async.calls.retry import told_seconds
 from gptx_async.pacing.buckets import parse_duration
 from gptx_async.testing import FakeOpenAI, HTTPFault
+from support.pacing_engines import arguments, errors_of, make_engine
+from support.virtual_time import error_with
 
 EPOCHS = ["1764282000", "1764282000000", "1764282000s", "1764282000000ms"]
 

@@ -7,8 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from asking import arguments, errors_of, make_engine
-from virtual_time import clock, error_with, simulate
 
 from gptx_async import RateLimit
 from gptx_async.mapping import progress
@@ -17,7 +15,9 @@ from gptx_async.pacing.governor import Governor, Pacing
 from gptx_async.telemetry.recorder import Recorder
 from gptx_async.telemetry.stats import Stats
 from gptx_async.testing import FakeOpenAI, HTTPFault
-from hostile import completion
+from support.hostile import completion
+from support.pacing_engines import arguments, errors_of, make_engine
+from support.virtual_time import clock, error_with, simulate
 
 TOLD = {"x-ratelimit-limit-requests": "1200", "x-ratelimit-remaining-requests": "900"}
 

@@ -1,1 +1,8 @@
-"""What tests stand on. It knows processes and pytest, and nothing of the package's insides."""
+"""What tests stand on: child processes, hostile servers, virtual time, plugins of pytest."""
+
+from pathlib import Path
+
+__all__ = ["TESTS"]
+
+TESTS = str(Path(__file__).parents[1])
+"""The folder `tests`, to be put on the search path of child processes."""

@@ -13,10 +13,10 @@ import aiohttp
 import openai
 import pytest
 import yarl
-from paths import OURS, ask
 
 from gptx_async.transport.connector import Connector
-from hostile import HostileServer, Received, answer
+from support.call_paths import OURS, ask
+from support.hostile import HostileServer, Received, answer
 
 PATH = pytest.mark.parametrize("path", OURS)
 

@@ -14,13 +14,13 @@ from typing import Any
 import openai
 import pytest
 import trustme
-from paths import CHAT, OURS, PATHS, ask, cause_of, stand_in_of
 from symai.backend.engines.neurosymbolic.engine_openai_gptX_chat import GPTXChatEngine
-from tls import TLSRelay
 
 from gptx_async import AsyncGPTXBatchEngine
 from gptx_async.transport.client import ClientSettings
-from hostile import HostileServer, Received, answer, make_argument
+from support.call_paths import CHAT, OURS, PATHS, ask, cause_of, stand_in_of
+from support.hostile import HostileServer, Received, answer, make_argument
+from support.tls import TLSRelay
 
 CLASSES = pytest.mark.parametrize("engine_class", [GPTXChatEngine, AsyncGPTXBatchEngine])
 

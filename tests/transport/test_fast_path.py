@@ -11,7 +11,7 @@ from openai.resources.chat.completions import AsyncCompletions
 from gptx_async import AsyncGPTXBatchEngine, errors
 from gptx_async.testing import FakeOpenAI
 from gptx_async.transport.exchange import Exchange
-from hostile import make_argument
+from support.hostile import make_argument
 
 ACCOUNT = ("sk-of-the-tests", "gpt-4o-mini")
 

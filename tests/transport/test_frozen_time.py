@@ -5,18 +5,17 @@ In child processes: a frozen clock reaches every thread of its process.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from child import run_child
 from gptx_async.testing import FakeOpenAI, Fault, HTTPFault, RecordedRequest
+from support import TESTS
+from support.child import run_child
 
 PROGRAM = """
 import asyncio, sys
 sys.path.insert(0, sys.argv[1])
 import freezegun, time_machine
-from hostile import make_argument
+from support.hostile import make_argument
 from symai.backend.engines.neurosymbolic.engine_openai_gptX_chat import GPTXChatEngine
 from gptx_async import AsyncGPTXBatchEngine
 
@@ -87,7 +86,7 @@ def test_a_retry_ends_within_a_frozen_time_and_after_it(
     fake_openai.faults = FailsOnce()
     fake_openai.reply = lambda _request: "answered"
     fake_openai.latency = lambda request: 3600.0 if "for an hour" in str(request.body) else 0.0
-    tests = str(Path(__file__).parents[1])
+    tests = TESTS
     completed = run_child(PROGRAM, tests, freezer, start, strict=False, seconds=180)
     expected = []
     for when in ["before"] * (start == "started before") + ["frozen", "thawed"]:

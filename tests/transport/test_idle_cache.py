@@ -18,7 +18,7 @@ from gptx_async.symbolicai.v1.stand_in_client import StandInClient
 from gptx_async.testing import FakeOpenAI
 from gptx_async.transport.client import ClientSettings
 from gptx_async.transport.idle_cache import IdleCache, Lease
-from looking import client_on, line_on
+from support.looking import client_on, line_on
 
 CHAT: dict[str, Any] = {
     "model": "gpt-4o-mini",

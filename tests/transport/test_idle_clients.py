@@ -13,7 +13,6 @@ from typing import Any
 
 import openai
 import pytest
-from paths import CHAT
 
 from gptx_async import AsyncGPTXBatchEngine, errors
 from gptx_async.batch.driver import wait_for
@@ -26,7 +25,8 @@ from gptx_async.testing import FakeOpenAI
 from gptx_async.transport.client import Client
 from gptx_async.transport.client_cache import MOST_CLIENTS, ClientCache
 from gptx_async.transport.idle_cache import IdleCache
-from looking import client_on
+from support.call_paths import CHAT
+from support.looking import client_on
 
 
 def ask(fake_openai: FakeOpenAI, key: str, idle_seconds: float = 60.0) -> StandInClient:

@@ -13,7 +13,7 @@ from symai.backend.engines.neurosymbolic.engine_openai_gptX_chat import GPTXChat
 import gptx_async
 from gptx_async import AsyncGPTXBatchEngine, errors
 from gptx_async.testing import HTML, BatchScheduler, FakeOpenAI, Fault, HTTPFault, NoChoices
-from hostile import completion, make_argument
+from support.hostile import completion, make_argument
 
 ACCOUNT = ("sk-of-the-tests", "gpt-4o-mini")
 

@@ -23,7 +23,7 @@ from gptx_async.symbolicai.v1 import engine_lookup as lookup
 from gptx_async.testing import FakeOpenAI
 from gptx_async.transport.exchange import is_known
 from gptx_async.transport.private_names import NAMES, POOL, has_settings
-from hostile import HostileServer, Received, answer, make_argument
+from support.hostile import HostileServer, Received, answer, make_argument
 
 ACCOUNT = ("sk-of-the-tests", "gpt-4o-mini")
 

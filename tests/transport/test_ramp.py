@@ -19,12 +19,12 @@ import openai
 import pytest
 import trustme
 import yarl
-from paths import CHAT, stand_in_of
 
 from gptx_async.batch.driver import Batch
 from gptx_async.transport.connector import Connector
 from gptx_async.transport.ramp import DROPPED_SECONDS, LEAST, START, Ramp
-from hostile import HostileServer, Received, _read, answer
+from support.call_paths import CHAT, stand_in_of
+from support.hostile import HostileServer, Received, _read, answer
 
 
 class SlowAcceptor:

@@ -14,18 +14,18 @@ import socket
 import threading
 import zlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from symai.backend.engines.neurosymbolic.engine_openai_gptX_chat import GPTXChatEngine
 
-from child import run_child
 from gptx_async import AsyncBatchEngine, AsyncGPTXBatchEngine, errors
 from gptx_async.cli import doctor
 from gptx_async.transport import body
 from gptx_async.transport import route as wire
-from hostile import HostileServer, Received, answer, completion, make_argument, outcome_of
+from support import TESTS
+from support.child import run_child
+from support.hostile import HostileServer, Received, answer, completion, make_argument, outcome_of
 
 MIB = 2**20
 ACCOUNT = ("sk-of-the-tests", "gpt-4o-mini")
@@ -218,7 +218,7 @@ def test_the_bound_is_an_option(serve: Callable[[bytes], HostileServer]) -> None
 BOMB = """
 import resource, sys, threading
 sys.path.insert(0, sys.argv[1])
-from hostile import make_argument
+from support.hostile import make_argument
 from gptx_async import AsyncGPTXBatchEngine
 import logging
 if sys.argv[2] == "SDK's path":
@@ -263,7 +263,7 @@ def test_a_bomb_of_gzip_stops_nobody_and_takes_no_memory(path: str, status: int)
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setenv("OPENAI_BASE_URL", server.base_url)
-        tests = str(Path(__file__).parents[1])
+        tests = TESTS
         completed = run_child(BOMB, tests, path, strict=False, seconds=200)
     lines = [line for line in completed.stdout.splitlines() if line]
     assert lines[0] == "small", completed.stderr

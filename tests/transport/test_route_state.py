@@ -20,8 +20,8 @@ from gptx_async.testing import FakeOpenAI, HTTPFault
 from gptx_async.transport.client import ClientSettings
 from gptx_async.transport.route import session_of
 from gptx_async.transport.target import target_of
-from hostile import completion
-from looking import client_on
+from support.hostile import completion
+from support.looking import client_on
 
 CHAT: dict[str, Any] = {
     "model": "gpt-4o-mini",

@@ -14,11 +14,11 @@ from typing import Any
 import openai
 import pytest
 import trustme
-from paths import PATHS, ask, cause_of
-from tls import TLSRelay
 
 from gptx_async.cli.doctor import Subject, _ask_base_url
-from hostile import HostileServer, Received, answer
+from support.call_paths import PATHS, ask, cause_of
+from support.hostile import HostileServer, Received, answer
+from support.tls import TLSRelay
 
 
 class SOCKSProxy:

@@ -12,7 +12,6 @@ import functools
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock, create_autospec, patch
 
@@ -29,11 +28,12 @@ from openai.types.chat import ChatCompletion
 from symai.backend.engines.neurosymbolic.engine_cerebras import CerebrasEngine
 from symai.backend.engines.neurosymbolic.engine_openai_gptX_chat import GPTXChatEngine
 
-from child import run_child
 from gptx_async import AsyncBatchEngine, AsyncGPTXBatchEngine
 from gptx_async.symbolicai.v1 import stand_in_client as bridge
 from gptx_async.testing import FakeOpenAI
-from hostile import completion, make_argument
+from support import TESTS
+from support.child import run_child
+from support.hostile import completion, make_argument
 
 ACCOUNT = ("sk-of-the-tests", "gpt-4o-mini")
 MOCKED = "mocked"
@@ -251,7 +251,7 @@ def test_a_mock_that_was_there_before_the_package_gets_the_call(fake_openai: Fak
 import sys
 sys.path.insert(0, sys.argv[1])
 from unittest.mock import patch
-from hostile import completion, make_argument
+from support.hostile import completion, make_argument
 from openai.types.chat import ChatCompletion
 import openai.resources.chat.completions
 response = ChatCompletion.model_validate(completion("mocked"))
@@ -264,7 +264,7 @@ for target in ("openai.OpenAI.request", "openai.resources.chat.completions.Compl
         ask()
     ask()
 """
-    tests = str(Path(__file__).parents[1])
+    tests = TESTS
     completed = run_child(program, tests, strict=False, seconds=120)
     assert completed.stdout.split()[-4:] == ["True", "False"] * 2, completed.stderr
     assert len(fake_openai.requests) == 2

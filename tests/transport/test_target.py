@@ -10,9 +10,9 @@ import openai
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from paths import OURS, PATHS, ask, cause_of
 
-from hostile import HostileServer, Received, answer
+from support.call_paths import OURS, PATHS, ask, cause_of
+from support.hostile import HostileServer, Received, answer
 
 ASYNC_ONLY = re.compile(rb"(?m)^(user-agent|x-stainless-async): .*\r\n")
 """The two headers that name the async client: every other byte has to be the sync client's."""
