@@ -24,6 +24,7 @@ from ..transport.client import Client, ClientSettings, Completed
 from ..transport.client_cache import IDLE_CLIENT_SECONDS, ClientCache
 from ..transport.idle_cache import IdleCache
 from ..transport.no_completion import error_in
+from ..transport.original_error import copy_of
 from . import retry
 from .refusals import Refusals
 
@@ -255,7 +256,7 @@ class Request:
             attempt = functools.partial(self._attempt, client, line, ticket)
             return await retry.run_again(attempt, first, self._budget, self._retried)
         except StarvedError as starved:
-            failed = self._last_error or retry.copy_of(starved.error)
+            failed = self._last_error or copy_of(starved.error)
         finally:
             ticket.close()
         raise failed
@@ -313,7 +314,7 @@ class Request:
             return await ticket.admit(patience)
         refusal = self._refusals and self._refusals.error_of(self._key)
         if refusal:
-            raise retry.copy_of(refusal)
+            raise copy_of(refusal)
         task = asyncio.current_task()
         assert task is not None
         line.unsent[self] = task
@@ -324,7 +325,7 @@ class Request:
                 raise
         finally:
             del line.unsent[self]
-        raise retry.copy_of(self.ended_by)
+        raise copy_of(self.ended_by)
 
     def _end_unsent_at_cost(self, line: _Line) -> None:
         """Let those of the engine that wait for their turn end, if this answer used up its cost."""

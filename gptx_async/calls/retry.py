@@ -28,18 +28,14 @@ __all__ = [
     "PATIENCE",
     "Budget",
     "Cause",
-    "carry_original",
     "cause_of",
-    "copy_of",
     "is_tried_again",
-    "original_of",
     "run_again",
     "settle",
     "settling",
     "told_seconds",
 ]
 
-E = TypeVar("E", bound=Exception)
 T = TypeVar("T")
 
 PATIENCE = 300.0
@@ -312,29 +308,3 @@ def is_of_outage(error: BaseException) -> bool:
         return error.status_code in OVERLOADED | UNREACHABLE
     lost = isinstance(error, openai.APIConnectionError)
     return lost and not isinstance(error, openai.APITimeoutError)
-
-
-def copy_of(error: Exception) -> Exception:
-    """Return the same error anew: one raised to several callers would grow with each."""
-    copy: Exception = type(error).__new__(type(error), *error.args)
-    copy.args = error.args
-    copy.__dict__.update(error.__dict__)
-    copy.__cause__ = error.__cause__
-    copy.__suppress_context__ = error.__suppress_context__
-    return copy
-
-
-def carry_original(error: E, original: Exception) -> E:
-    """Let an error of OpenAI's SDK carry that of another one, in whose place it is raised."""
-    error.__dict__[_ORIGINAL] = original
-    return error
-
-
-def original_of(error: Exception) -> Exception:
-    """Return the error that another one was raised in the place of, anew; or that one itself."""
-    original = vars(error).get(_ORIGINAL)
-    return error if original is None else copy_of(original)
-
-
-_ORIGINAL = "_gptx_async_original"
-"""Under which name an error carries the one in whose place it is raised."""

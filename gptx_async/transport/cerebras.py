@@ -14,10 +14,10 @@ from typing import Any
 import openai
 from cerebras.cloud import sdk
 
-from ..calls.retry import carry_original
 from .client import Client, ClientSettings, read_response, send_in_time
 from .connections import Connections, httpx_of
 from .environment import Environment
+from .original_error import carry_original
 
 __all__ = ["CerebrasSettings"]
 

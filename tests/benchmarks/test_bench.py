@@ -22,6 +22,7 @@ from benchmarks import speed
 from benchmarks.__main__ import main
 from benchmarks.child import running_child
 from benchmarks.engines import make_argument
+from benchmarks.environment import environment
 from benchmarks.figures import Book, Growth, Measured, cpu_parts, spread, targets
 from benchmarks.rivals import RIVALS
 from benchmarks.server import Server, answer_to, control, listen, running_server
@@ -48,6 +49,7 @@ def test_a_small_run_measures_every_rival_with_every_workload(tmp_path: Path) ->
     child = subprocess.run(
         [*command, "--json", "all.json", "--plot-dir", "."],
         cwd=tmp_path,
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=280,
@@ -469,7 +471,7 @@ def test_http_is_no_more_than_the_loop_has_taken() -> None:
 
 
 def test_pace_is_a_command_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    from gptx_async.testing import pace
+    from benchmarks import pace
 
     monkeypatch.setattr(pace, "main", lambda: 7)
     assert main(["pace"]) == 7

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import soak
+from benchmarks.environment import environment
 from benchmarks.soak import KINDS, Ledger, Sample, answer_to, flatness
-from gptx_async.testing import faults, soak
+from gptx_async.testing import faults
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -21,7 +23,13 @@ def test_a_minute_of_everything_at_once_loses_nothing_and_leaves_nothing(tmp_pat
     picture = tmp_path / "soak.png"
     command = [sys.executable, "-m", "benchmarks.soak", "1", "--plot", str(picture)]
     child = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, timeout=280, check=False
+        command,
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
     )
     assert child.returncode == 0, child.stdout + child.stderr
     assert child.stdout.endswith("all items are accounted for, and nothing grows\n")

@@ -17,8 +17,9 @@ import openai
 import pytest
 
 from gptx_async.calls import retry
-from gptx_async.calls.retry import Budget, Cause, cause_of, copy_of, told_seconds
+from gptx_async.calls.retry import Budget, Cause, cause_of, told_seconds
 from gptx_async.testing import FakeOpenAI, Fault, HTTPFault, Reset, Stall
+from gptx_async.transport.original_error import copy_of
 
 T = TypeVar("T")
 

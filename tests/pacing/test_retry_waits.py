@@ -14,8 +14,9 @@ import openai
 import pytest
 
 from gptx_async.calls import retry
-from gptx_async.calls.retry import Budget, copy_of, told_seconds
+from gptx_async.calls.retry import Budget, told_seconds
 from gptx_async.testing import FakeOpenAI, Fault, HTTPFault, Reset, Stall
+from gptx_async.transport.original_error import copy_of
 from support.virtual_time import clock, simulate
 
 

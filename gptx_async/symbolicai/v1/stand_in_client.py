@@ -20,9 +20,9 @@ import openai.pagination
 import openai.resources  # here, in the caller's thread: a lazy import on the loop could deadlock
 
 from ...calls.request import Request, Terms
-from ...calls.retry import original_of
 from ...transport.chat_post import SCALARS, is_of_the_sdk, overheard, post_of
 from ...transport.client import ClientSettings, check_supported, is_of_cerebras, settings_of
+from ...transport.original_error import original_of
 from ...transport.sync_side import must_run_in_caller
 
 __all__ = ["StandInClient", "is_stand_in", "tell_of_a_double"]

@@ -140,8 +140,8 @@ MUTANTS = [
     Mutant(
         "Q6-starved-by-others-error",
         "Request._send",
-        "failed = self._last_error or retry.copy_of(starved.error)",
-        "failed = retry.copy_of(starved.error)",
+        "failed = self._last_error or copy_of(starved.error)",
+        "failed = copy_of(starved.error)",
         "a call that was refused itself raises its own last error",
         ("test_request_terms.py::TestErrors",),
     ),
@@ -166,7 +166,7 @@ MUTANTS = [
     Mutant(
         "Q9-refusal-raised-itself",
         "Request._turn",
-        "            raise retry.copy_of(refusal)",
+        "            raise copy_of(refusal)",
         "            raise refusal",
         "an error raised to several callers would grow with each",
         ("test_request_terms.py::TestErrors",),
@@ -182,7 +182,7 @@ MUTANTS = [
     Mutant(
         "Q11-ended-by-raised-itself",
         "Request._turn",
-        "        raise retry.copy_of(self.ended_by)",
+        "        raise copy_of(self.ended_by)",
         "        raise self.ended_by",
         "an error raised to several callers would grow with each",
         (
