@@ -18,9 +18,8 @@ from typing import TypeVar
 import openai
 import tenacity
 
-from .. import clock
+from .. import clock, errors
 from ..checks import LONGEST_SECONDS, seconds_of
-from ..errors import TimeoutError  # noqa: A004 - ours is meant
 from ..pacing.buckets import parse_duration
 from ..pacing.governor import Permit
 
@@ -69,7 +68,7 @@ def cause_of(error: BaseException) -> Cause:
     """Tell why an attempt failed. What is not listed here is final: a cancellation passes."""
     if isinstance(error, openai.APIStatusError):
         return _cause_of_status(error)
-    if isinstance(error, (openai.APIConnectionError, TimeoutError)):  # the SDK's timeouts, too
+    if isinstance(error, (openai.APIConnectionError, errors.TimeoutError)):  # the SDK's, too
         return Cause.FAULT
     if type(error) is RuntimeError and "closed" in str(error):  # a transport's, over its loop
         return Cause.FAULT

@@ -32,9 +32,9 @@ from ..errors import (
     DatasetError,
     GPTXAsyncError,
 )
+from ..mapping import runner
 from ..mapping.checkpoint import is_checkpoint, remove_checkpoint
 from ..mapping.progress import is_terminal
-from ..mapping.runner import Failed, Results, map  # noqa: A004 - ours is meant
 from ..symbolicai.configuration import FILE_NAME, KEY, MODEL, read_configuration
 from .expression import Prompt, Work, fields_of, load_expression
 from .files.datafiles import PIPE, Row, Sink, Source, format_of
@@ -250,7 +250,7 @@ class _Results:
 
     def _take_all(self, interrupts: Interrupts) -> BaseException | None:
         """Write what comes until all is done, or something ends it; return that."""
-        stream = map(
+        stream = runner.map(
             self._work,
             self._rows,
             workers=self._options.workers,
@@ -273,7 +273,7 @@ class _Results:
             return error
         return None
 
-    def _add_untaken(self, results: Results | None) -> None:
+    def _add_untaken(self, results: runner.Results | None) -> None:
         if results is not None:
             for index, value in zip(results.indices, results, strict=True):
                 if index >= self._next:
@@ -290,7 +290,7 @@ class _Results:
 
     def _write(self, index: int, value: Any) -> None:
         fields = dict(fields_of(self._rows.take(index).value))
-        if isinstance(value, Failed):
+        if isinstance(value, runner.Failed):
             self._errors[type(value.error).__name__] += 1
             fields[self._options.error_field] = _told(value.error)
         else:

@@ -26,19 +26,11 @@ from symai.backend.engines.neurosymbolic.engine_openai_gptX_chat import GPTXChat
 from symai.backend.settings import SYMAI_CONFIG
 from symai.functional import EngineRepository
 
+from .. import errors
 from ..batch.driver import WINDOW, Batch, current_scope, is_item, place, wait_for
 from ..calls.refusals import Refusals
 from ..calls.request import BatchGroup, Request, Terms, estimate_tokens
 from ..calls.retry import PATIENCE
-from ..errors import (
-    AsyncioNeededError,
-    ConfigurationError,
-    CostLimitError,
-    GPTXAsyncError,
-    ResponseTooLargeError,
-    SchedulerError,
-    TimeoutError,  # noqa: A004 - ours is meant
-)
 from ..loop.service import Call, Outcome
 from ..pacing.governor import Pacing
 from ..pacing.rate_limit import RateLimit
@@ -75,7 +67,12 @@ __all__ = [
 Answer = tuple[list[Any], dict[str, Any]]
 """What an engine's forward returns for one argument: the outputs, and the metadata."""
 
-_OF_OPTIONS = (ConfigurationError, CostLimitError, ResponseTooLargeError, TimeoutError)
+_OF_OPTIONS = (
+    errors.ConfigurationError,
+    errors.CostLimitError,
+    errors.ResponseTooLargeError,
+    errors.TimeoutError,
+)
 """What this package adds to how a call can fail: errors of options that the sync engine has not."""
 
 _QUERY = "_gptx_async_query"
@@ -315,7 +312,7 @@ class AsyncBatchEngine(OptionProperties, BatchEngine):  # type: ignore[misc] # s
                 every item that was begun is unwound.
         """
         if asyncio._get_running_loop() is None:
-            raise AsyncioNeededError(
+            raise errors.AsyncioNeededError(
                 "engine.aforward needs asyncio's event loop, and none is running here. Under trio "
                 "use trio.to_thread.run_sync(engine.forward, argument)."
             )
@@ -662,7 +659,7 @@ class AsyncGPTXBatchEngine(AsyncBatchEngine):
         api_key, model = _account(None, None, f"{cls.__name__}.from_config")
         engine_class = engine_class_of(model)
         if engine_class is not GPTXChatEngine:
-            raise ConfigurationError(
+            raise errors.ConfigurationError(
                 f"The model of the configuration, {model!r}, is none of GPTXChatEngine's but of "
                 f"{engine_class.__name__}'s. Use AsyncBatchEngine.from_config()."
             )
@@ -819,7 +816,9 @@ def _check_name(name: str) -> None:
     """
     alike = difflib.get_close_matches(name, _OPTIONS, n=1, cutoff=0.8)
     if alike:
-        raise ConfigurationError(f"The engine has no option {name!r}. Did you mean {alike[0]!r}?")
+        raise errors.ConfigurationError(
+            f"The engine has no option {name!r}. Did you mean {alike[0]!r}?"
+        )
 
 
 def _account(api_key: str | None, model: str | None, asking: str) -> tuple[str, str]:
@@ -833,7 +832,7 @@ def _account(api_key: str | None, model: str | None, asking: str) -> tuple[str, 
 def _setting(name: str, given: str | None, key: str, asking: str) -> str:
     value = given or SYMAI_CONFIG.get(key)
     if not value:
-        raise ConfigurationError(
+        raise errors.ConfigurationError(
             f"No {name} is given. Pass {name}=... to gptx_async.install, or set {key} in "
             f"symbolicai's configuration (symai.config.json), where {asking} looks for it."
         )
@@ -845,10 +844,10 @@ def _told_how_to_go_on(engine_class: type[Any], model: str) -> Iterator[None]:
     """Say of what a constructor of symbolicai's raises what can be done about it."""
     try:
         yield
-    except GPTXAsyncError:
+    except errors.GPTXAsyncError:
         raise
     except (RuntimeError, ValueError) as error:
-        raise ConfigurationError(
+        raise errors.ConfigurationError(
             f"symbolicai's {engine_class.__name__} cannot be built for the model {model!r} "
             f"({error}). Give another model, or what it misses."
         ) from error
@@ -917,7 +916,7 @@ def _unpack(answer: Any) -> tuple[list[Any], dict[str, Any]]:
     try:
         outputs, metadata = answer
     except (TypeError, ValueError):
-        raise SchedulerError(
+        raise errors.SchedulerError(
             f"The scheduler's callback returned {type(answer).__name__}, not a pair of outputs "
             "and metadata. Return what the engine returned for the argument."
         ) from None
@@ -926,7 +925,7 @@ def _unpack(answer: Any) -> tuple[list[Any], dict[str, Any]]:
     if outputs and isinstance(outputs[0], Exception):
         raise outputs[0]
     if metadata.get("error") and not isinstance(metadata.get("exception"), BaseException):
-        raise SchedulerError(f"The scheduler answered with an error: {outputs}")
+        raise errors.SchedulerError(f"The scheduler answered with an error: {outputs}")
     return outputs, metadata
 
 

@@ -22,11 +22,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 import aiohttp
 import openai
 
-from ..errors import (
-    ResponseTooLargeError,
-    TimeoutError,  # noqa: A004 - ours is meant
-    UnsupportedClientError,
-)
+from .. import errors
 from .body import (
     LARGE_BYTES,
     MAX_RESPONSE_BYTES,
@@ -311,7 +307,7 @@ class Client:
             return await self._attempt(path, args, kwargs, timeout, retries, post, most_bytes)
         except ResponseTooLarge:
             pass
-        raise ResponseTooLargeError(
+        raise errors.ResponseTooLargeError(
             f"The response is larger than max_response_bytes ({most_bytes:,} bytes), and was not "
             "read to its end. See what answers at this URL, or set max_response_bytes higher."
         )
@@ -477,19 +473,19 @@ def check_supported(client: object) -> openai.OpenAI:
         UnsupportedClientError: It is of another class, or was given what only a sync client takes.
     """
     if type(client) is not openai.OpenAI and not is_of_cerebras(client):
-        raise UnsupportedClientError(
+        raise errors.UnsupportedClientError(
             f"The engine's client is {type(client)!r}, but only the calls of an openai.OpenAI "
             "(openai.Client) can be made asynchronously. Give an engine that calls one."
         )
     for name in ("_api_key_provider", "workload_identity", "_provider"):
         if getattr(client, name, None) is not None:
-            raise UnsupportedClientError(
+            raise errors.UnsupportedClientError(
                 f"The engine's client has a {name.lstrip('_')}, which is code of its own and may "
                 "not run on the background loop. Build the client with a key that is a string."
             )
     transport = getattr(client, "_client", None)
     if transport is not None and type(transport).__name__ != "SyncHttpxClientWrapper":
-        raise UnsupportedClientError(
+        raise errors.UnsupportedClientError(
             "The engine's client has an http_client of its own, which cannot be used "
             "asynchronously. Build it without one; proxies and certificates that the environment "
             "names (HTTPS_PROXY, SSL_CERT_FILE) are used."
@@ -512,7 +508,7 @@ def _true_error(error: openai.APITimeoutError, timeout: float | None) -> Excepti
         return connection_error
     if timeout is None:
         return error
-    timeout_error = TimeoutError(
+    timeout_error = errors.TimeoutError(
         f"An attempt took longer than its timeout of {timeout} s. Give it more time (timeout=)."
     )
     timeout_error.__cause__ = error
