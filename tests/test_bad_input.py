@@ -455,6 +455,7 @@ BAD_LIMITS: dict[str, Any] = {
     "-1": -1,
     "-inf": float("-inf"),
     "NaN": float("nan"),
+    "True": True,
     "text": "5",
     "bytes": b"5",
     "list": [5],
@@ -512,7 +513,7 @@ def _answer_within(subject: Subject, where: str, name: str, value: Any) -> Any:
     return subject.in_thread(asking).result(DEADLINE)[0]
 
 
-@pytest.mark.parametrize("limit", [1e-320, 1e-9, 0.5, 1e300, float("inf"), 2**62, True])
+@pytest.mark.parametrize("limit", [1e-320, 1e-9, 0.5, 1e300, float("inf"), 2**62])
 def test_a_limit_may_be_any_number_above_zero(subject: Subject, limit: float) -> None:
     for name in ("deadline", "timeout"):
         outputs, metadatas = subject.in_thread(

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from .._version import __version__
+from ..checks import SHARE, Number, NumberRule, numbers, seconds, whole_numbers
 from ..errors import ConfigurationError, GPTXAsyncError
 
 if TYPE_CHECKING:
@@ -170,28 +170,28 @@ def _add_account(group: argparse._ArgumentGroup) -> None:
 def _add_pace(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--workers",
-        type=_positive_integer,
+        type=_COUNT,
         default=64,
         metavar="N",
         help="how many rows are worked on at once (default: %(default)s)",
     )
     group.add_argument(
         "--max-concurrency",
-        type=_positive_integer,
+        type=_COUNT,
         metavar="N",
         help="how many requests are out at once (default: 256)",
     )
-    group.add_argument("--requests-per-minute", type=_positive_number, metavar="N")
-    group.add_argument("--tokens-per-minute", type=_positive_number, metavar="N")
+    group.add_argument("--requests-per-minute", type=_POSITIVE, metavar="N")
+    group.add_argument("--tokens-per-minute", type=_POSITIVE, metavar="N")
     group.add_argument(
         "--max-cost",
-        type=_positive_number,
+        type=_POSITIVE,
         metavar="USD",
         help="send nothing more once this is spent; needs --price",
     )
     group.add_argument(
         "--price",
-        type=_not_negative,
+        type=_PRICE,
         nargs=2,
         metavar=("IN", "OUT"),
         help="US$ per million tokens in and out: 0.15 0.60",
@@ -230,14 +230,14 @@ def _add_doctor(subcommands: Subcommands) -> None:
     parser.add_argument("--base-url", metavar="URL", help="as for run")
     parser.add_argument(
         "--max-concurrency",
-        type=_positive_integer,
+        type=_COUNT,
         default=256,
         metavar="N",
         help="how many requests are to be out at once (default: %(default)s)",
     )
     parser.add_argument(
         "--timeout",
-        type=_positive_number,
+        type=_POSITIVE,
         default=10.0,
         metavar="SECONDS",
         help="for the base URL (default: %(default)s)",
@@ -274,13 +274,13 @@ def _add_demo(subcommands: Subcommands) -> None:
     )
     parser.add_argument(
         "--documents",
-        type=_positive_integer,
+        type=_COUNT,
         metavar="N",
         help="how many documents (default: all; with --live 20)",
     )
     parser.add_argument(
         "--latency",
-        type=_seconds,
+        type=_SECONDS,
         default=0.4,
         metavar="SECONDS",
         help="median latency of the fake server (default: %(default)s)",
@@ -321,7 +321,7 @@ def _add_serve(subcommands: Subcommands) -> None:
     )
     parser.add_argument(
         "--latency",
-        type=_seconds,
+        type=_SECONDS,
         default=0.0,
         metavar="SECONDS",
         help="how long each answer takes (default: %(default)s)",
@@ -363,11 +363,11 @@ def _add_faults(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_limits(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--requests-per-minute", type=_positive_number, metavar="N")
-    parser.add_argument("--tokens-per-minute", type=_positive_number, metavar="N")
+    parser.add_argument("--requests-per-minute", type=_POSITIVE, metavar="N")
+    parser.add_argument("--tokens-per-minute", type=_POSITIVE, metavar="N")
     parser.add_argument(
         "--burst-seconds",
-        type=_positive_number,
+        type=_POSITIVE,
         default=60.0,
         metavar="SECONDS",
         help="of how many seconds' rate the two limits admit a burst (default: %(default)s)",
@@ -379,7 +379,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--max-concurrent",
-        type=_positive_integer,
+        type=_COUNT,
         metavar="N",
         help="answer 503 to more requests at once than this",
     )
@@ -415,10 +415,24 @@ def _serve(options: argparse.Namespace) -> int:
     return 0
 
 
-def _positive_integer(text: str) -> int:
-    if text.isdecimal() and int(text) > 0:
-        return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+def _argument(rule: NumberRule[Number]) -> Callable[[str], Number]:
+    """Make the function by which argparse reads the numbers that a rule allows."""
+
+    def read(text: str) -> Number:
+        number = None
+        with contextlib.suppress(ValueError):
+            number = rule.read(int(text) if text.isdecimal() else float(text))
+        if number is None:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {rule.text}")
+        return number
+
+    return read
+
+
+_COUNT = _argument(whole_numbers())
+_POSITIVE = _argument(numbers())
+_PRICE = _argument(numbers("US$", allows_zero=True))
+_SECONDS = _argument(seconds(allows_zero=True))
 
 
 def _port(text: str) -> int:
@@ -429,37 +443,10 @@ def _port(text: str) -> int:
 
 def _fault(text: str) -> tuple[str, float]:
     kind, separator, share = text.rpartition(":")
-    with contextlib.suppress(ValueError):
-        if separator and 0 < float(share) <= 1:
-            return kind, float(share)
-    raise argparse.ArgumentTypeError(
-        f"{text!r} is not KIND:SHARE, with a share above 0 and up to 1"
-    )
-
-
-def _positive_number(text: str) -> float:
-    number = _number(text)
-    if 0 < number < math.inf:
-        return number
-    raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-
-
-def _not_negative(text: str, what: str = "a number") -> float:
-    number = _number(text)
-    if 0 <= number < math.inf:
-        return number
-    raise argparse.ArgumentTypeError(f"{text!r} is not {what}, 0 or more")
-
-
-def _seconds(text: str) -> float:
-    return _not_negative(text, "a number of seconds")
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
+    with contextlib.suppress(argparse.ArgumentTypeError):
+        if separator:
+            return kind, _argument(SHARE)(share)
+    raise argparse.ArgumentTypeError(f"{text!r} is not KIND:SHARE, with {SHARE.text}")
 
 
 _OF_THE_PARSER = frozenset({"arguments", "run", "subcommand"})

@@ -28,6 +28,7 @@ from typing import Any, Generic, Literal, TypeVar, get_args, overload
 
 from .. import clock
 from ..batch.driver import holding
+from ..checks import check_choice, whole_numbers
 from ..errors import (
     AsyncioNeededError,
     ConfigurationError,
@@ -338,27 +339,14 @@ def _plan(
         )
     build = builder_of(expression)
     rows = rows_of(dataset)
-    job = Job(build, rows, _checked_workers(workers), open_checkpoint)
+    job = Job(build, rows, whole_numbers().check("workers", workers), open_checkpoint)
     return _Plan(job, on_error, progress)
-
-
-def _checked_workers(workers: Any) -> int:
-    try:
-        count = operator.index(workers)
-    except TypeError:
-        count = 0
-    if count < 1 or isinstance(workers, bool):
-        raise ConfigurationError(f"workers={workers!r} is not a whole number above 0.")
-    return count
 
 
 def _opener_of(
     path: Any, expression: Any, *, with_pickle: bool, check: Any, key: Any
 ) -> Callable[[], Checkpoint] | None:
-    if check not in get_args(CheckpointCheck):
-        raise ConfigurationError(
-            f"checkpoint_check={check!r} is not one of {', '.join(get_args(CheckpointCheck))}."
-        )
+    check_choice("checkpoint_check", check, get_args(CheckpointCheck))
     if path is None:
         return None
     if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):

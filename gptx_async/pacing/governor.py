@@ -32,6 +32,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from ..checks import whole_numbers
 from ..errors import ConfigurationError, RequestTooLargeError
 from .buckets import LONGEST_DEBT, WAY_JITTER, Bucket, ServerBucket, read_told
 from .controller import LearnedPace, Slots
@@ -147,11 +148,8 @@ class Pacing:
         self._governors[:] = [*alive, weakref.ref(governor)]
 
     def __post_init__(self) -> None:
-        value = self.max_concurrency
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ConfigurationError(
-                f"max_concurrency is {value!r}. Give a whole number of at least 1."
-            )
+        count = whole_numbers("requests").check("max_concurrency", self.max_concurrency)
+        object.__setattr__(self, "max_concurrency", count)
         if self.rate_limit is not None and not isinstance(self.rate_limit, RateLimit):
             raise ConfigurationError(
                 f"rate_limit is {self.rate_limit!r}. Give a gptx_async.RateLimit, or None."

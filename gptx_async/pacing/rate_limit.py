@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-from ..errors import ConfigurationError
+from ..checks import numbers
 
 __all__ = ["RateLimit"]
 
@@ -27,14 +26,5 @@ class RateLimit:
 
     def __post_init__(self) -> None:
         for name in ("requests_per_minute", "tokens_per_minute"):
-            value = getattr(self, name)
-            if value is None:
-                continue
-            if (
-                isinstance(value, bool)
-                or not isinstance(value, int | float)
-                or not 0 < value < math.inf
-            ):
-                raise ConfigurationError(
-                    f"{name} is {value!r}. Give a number above 0, or None for no limit."
-                )
+            value = numbers().check_or_none(name, getattr(self, name))
+            object.__setattr__(self, name, value)

@@ -21,7 +21,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .. import clock
-from ..checks import token_count
+from ..checks import numbers, token_count
 from ..errors import ConfigurationError, CostLimitError, ServiceError
 from . import tracing
 from .events import MAX_TEXT, configure_logging, emit, is_enabled, without_keys
@@ -170,7 +170,7 @@ class Recorder:
     @max_cost.setter
     def max_cost(self, value: float | None) -> None:
         if value is not None:
-            _check_amount("max_cost", value)
+            value = _AMOUNT.check("max_cost", value)
             if self._prices is None:
                 raise ConfigurationError(
                     "max_cost needs to know what tokens cost. Give prices= too, in US$ per million "
@@ -785,16 +785,12 @@ def _checked_prices(
                 "prices must be US$ per million tokens in and out (and cached in), by model: "
                 f'{{"gpt-4o-mini": (0.15, 0.60)}}. That of {model!r} is not.'
             )
-        for amount in price:
-            _check_amount(f"The price of {model}", amount)
-        checked[model] = (price[0], price[1], price[2] if len(price) == 3 else price[0])
+        amounts = [_AMOUNT.check(f"A price of {model}", amount) for amount in price]
+        checked[model] = (amounts[0], amounts[1], amounts[2] if len(amounts) == 3 else amounts[0])
     return checked
 
 
-def _check_amount(name: str, value: object) -> None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not 0 <= value < math.inf:  # type: ignore[operator] # it is a number
-        raise ConfigurationError(f"{name} must be a number of US$, 0 or more.")
+_AMOUNT = numbers("US$", allows_zero=True)
 
 
 def _begin_anew_in_child() -> None:

@@ -13,6 +13,8 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from aiohttp import web
 
+from ..checks import SHARE
+from ..errors import ConfigurationError
 from .replies import RecordedRequest
 
 __all__ = [
@@ -286,13 +288,14 @@ def fault_named(name: str) -> Fault:
     """Return the fault of a name, for a command line: 'reset', 'bad-json' ..., or an HTTP status.
 
     Raises:
-        ValueError: There is none; the message lists those that there are.
+        ConfigurationError: There is no such fault; the message lists the names. It is a
+            ValueError, too.
     """
     if name in _NAMED:
         return _NAMED[name]()
     if name.isascii() and name.isdecimal() and 400 <= int(name) <= 599:
         return HTTPFault(int(name))
-    raise ValueError(
+    raise ConfigurationError(
         f"There is no fault {name!r}. Choose a status from 400 to 599, or one of "
         f"{', '.join(_NAMED)}."
     )
@@ -308,13 +311,14 @@ def sometimes(
         seed: Chooses other requests. With the same seed the same ones, by their order of arrival.
 
     Raises:
-        ValueError: A share is out of bounds, or they are more than all requests together.
+        ConfigurationError: A share is out of bounds, or the shares add up to more than 1; it is a
+            ValueError, too.
     """
     kinds, shares = [fault for fault, _ in faults], [share for _, share in faults]
-    if not all(0 < share <= 1 for share in shares) or sum(shares) > 1 + 1e-9:
-        raise ValueError(
-            f"The shares of the faults are {shares}. Give each above 0, and all together up to 1."
-        )
+    for share in shares:
+        SHARE.check("The share of a fault", share)
+    if sum(shares) > 1 + 1e-9:
+        raise ConfigurationError(f"The shares of the faults are {shares}. Give at most 1 in all.")
     choose = random.Random(seed)
     choices, weights = [*kinds, None], [*shares, max(0.0, 1 - sum(shares))]
     return lambda _request: choose.choices(choices, weights)[0]

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
+from ..checks import numbers, whole_numbers
 from .faults import HTTPFault
 
 __all__ = [
@@ -51,7 +52,7 @@ class RateLimits:
             says that it does so; a client that keeps asking is then never admitted.
 
     Raises:
-        ValueError: A figure is not a number above 0.
+        ConfigurationError: A value is not a number above 0; it is a ValueError, too.
     """
 
     requests_per_minute: float | None = None
@@ -64,11 +65,8 @@ class RateLimits:
 
     def __post_init__(self) -> None:
         for name in ("requests_per_minute", "tokens_per_minute", "burst_seconds"):
-            value = getattr(self, name)
-            if value is None and name != "burst_seconds":
-                continue
-            if not (_is_number(value) and 0 < value < math.inf):
-                raise ValueError(f"{name} is {value!r}. Give a number above 0.")
+            check = numbers().check if name == "burst_seconds" else numbers().check_or_none
+            check(name, getattr(self, name))
 
 
 class TokenBucket:
@@ -279,16 +277,13 @@ def _characters(value: Any) -> int:
         return sum(_characters(value.get(name)) for name in ("content", "text"))
     if isinstance(value, list):
         return sum(map(_characters, value))
-    return CHARACTERS_PER_TOKEN if _is_number(value) else 0  # embeddings take tokens by number
+    is_token = numbers(allows_zero=True).read(value) is not None
+    return CHARACTERS_PER_TOKEN if is_token else 0  # embeddings accept token numbers
 
 
 def _count(value: Any) -> int:
-    """Return a parameter that is a whole number above 0; 0 for any other."""
-    return value if _is_number(value) and isinstance(value, int) and value > 0 else 0
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Return a parameter that is a whole number above 0; 0 for any other value."""
+    return whole_numbers().read(value) or 0
 
 
 def go_duration(seconds: float) -> str:

@@ -9,6 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import zip_longest
 from typing import Any, TypeAlias
 
+from ..checks import whole_numbers
+
 __all__ = ["BatchScheduler"]
 
 Answer: TypeAlias = tuple[list[Any], Any]
@@ -28,7 +30,7 @@ class BatchScheduler:
       raise a RuntimeError;
     - an interrupt, and what is no Exception in an Expression, ends the run: queries that wait or
       come later raise a RuntimeError, and `forward` raises at once;
-    - numbers of workers or sizes below 1 are a ValueError.
+    - a number of workers or a batch size below 1 raises a ValueError.
 
     Register the engine first: making the scheduler puts its callback into 'neurosymbolic'.
 
@@ -41,7 +43,8 @@ class BatchScheduler:
         batch_size: How many queries make a batch; never more than there are workers or items.
 
     Raises:
-        ValueError: A number is below 1, or no engine is registered and none is configured.
+        ConfigurationError: A number is below 1; it is a ValueError, too.
+        ValueError: No engine is registered and none is configured.
     """
 
     all_batches_complete: threading.Event
@@ -49,10 +52,8 @@ class BatchScheduler:
     def __init__(self, num_workers: int, batch_size: int) -> None:
         from symai.functional import EngineRepository
 
-        if num_workers < 1 or batch_size < 1:
-            raise ValueError("num_workers and batch_size must be 1 or more: nothing would run.")
-        self.num_workers = num_workers
-        self.batch_size = batch_size
+        self.num_workers = whole_numbers().check("num_workers", num_workers)
+        self.batch_size = whole_numbers().check("batch_size", batch_size)
         self._run: _Run
         engine = EngineRepository().get("neurosymbolic")
         engine.__setattr__("executor_callback", self.executor_callback)

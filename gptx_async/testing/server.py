@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from aiohttp import web
 
 from .. import clock
+from ..checks import check_choice
 from .answers import ENDPOINTS, Body, find_mistake, is_for_model, make_body
 from .faults import Exchange, Fault, HTTPFault, error_body
 from .limits import ADMITTED, Decision, Limiters, RateLimits, charged_tokens
@@ -483,12 +484,12 @@ def serve(
         max_concurrent: How many requests may be in flight; None for no limit.
 
     Raises:
-        ValueError: There is no such reply, or a rate limit is not above 0.
+        ConfigurationError: There is no such reply, or a rate limit is not above 0; it is a
+            ValueError, too.
         OSError: The address can't be listened on.
     """
     replies: dict[str, ReplyFunction] = {"digest": digest, "echo": echo}
-    if reply not in replies:
-        raise ValueError(f"There is no reply {reply!r}. Choose one of {', '.join(replies)}.")
+    check_choice("reply", reply, replies)
     limits = RateLimits(
         requests_per_minute,
         tokens_per_minute,

@@ -131,7 +131,7 @@ def test_module_prints_version() -> None:
         (["run", "--input", "-", "--output", "-"], "one of the arguments --expression --prompt"),
         (["run", "--prompt", "{a}", "--expression", "a:b"], "not allowed with argument"),
         (["run", "--prompt", "{a}", "--input", "-"], "arguments are required: --output"),
-        (["run", "--price", "1", "-1"], "'-1' is not a number, 0 or more"),
+        (["run", "--price", "1", "-1"], "'-1' is not a number of US$, 0 or more"),
         (["bench"], "invalid choice: 'bench'"),
         (["doctor", "--timeout", "nan"], "'nan' is not a number above 0"),
     ],
@@ -247,7 +247,7 @@ def test_serve_has_faults_by_chance(
     [
         (["no-such:0.1"], "There is no fault 'no-such'. Choose a status from 400 to 599, or one"),
         (["200:0.1"], "There is no fault '200'"),
-        (["500:0.6", "reset:0.5"], "all together up to 1"),
+        (["500:0.6", "reset:0.5"], "are [0.6, 0.5]. Give at most 1 in all"),
     ],
 )
 def test_serve_says_which_faults_there_are(
