@@ -254,15 +254,18 @@ class Request:
                     raise
                 first = error
             attempt = functools.partial(self._attempt, client, line, ticket)
-            return await retry.run_again(attempt, first, self._budget, self._retried)
+            retried = functools.partial(self._retried, ticket)
+            return await retry.run_again(attempt, first, self._budget, retried)
         except StarvedError as starved:
             failed = self._last_error or copy_of(starved.error)
         finally:
             ticket.close()
         raise failed
 
-    def _retried(self, error: Exception, seconds: float) -> None:
+    def _retried(self, ticket: Ticket, error: Exception, seconds: float) -> None:
         self._last_error = error
+        if retry.cause_of(error) is retry.Cause.RATE_LIMIT:
+            ticket.sleep(seconds)
         self.record.retried(error, seconds)
 
     async def _attempt(self, client: Client, line: _Line, ticket: Ticket) -> Any:

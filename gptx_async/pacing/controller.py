@@ -160,14 +160,12 @@ class LearnedPace:
         own: The share that is refused at any pace.
         concurrency: Whether refusals go by how many requests are out. If so, `Slots` is to learn
             from them, and the pace is not.
-        cuts: How many cuts there were.
     """
 
     def __init__(self) -> None:
         self.pace = math.inf
         self.own = OwnShare()
         self.concurrency = ConcurrencyTest()
-        self.cuts = 0
         self._bucket = Bucket(1.0, 1.0, 0.0)
         self._ledger = Ledger()
         self._phase: Literal["open", "low", "high"] = "open"
@@ -353,7 +351,6 @@ class LearnedPace:
 
     def _cut(self, now: float) -> None:
         """Go to just below what was accepted, and begin a trial."""
-        self.cuts += 1
         watched, own = self._watched, self.own.value
         share = watched.share
         seconds = watched.last_refused - watched.began

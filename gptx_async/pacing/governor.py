@@ -215,6 +215,7 @@ class Ticket:
         """
         loop = asyncio.get_running_loop()
         now = loop.time()
+        self._governor._sleeping.pop(self, None)
         self._arrived_at = min(self._arrived_at, now)
         self._patience = patience
         permit = self._governor._admit_at_once(self, now)
@@ -235,8 +236,16 @@ class Ticket:
             return outcome
         raise outcome
 
+    def sleep(self, seconds: float) -> None:
+        """Note that the call now waits for so many seconds, after a 429, before it asks again.
+
+        On the loop's thread.
+        """
+        self._governor._sleeping[self] = self._governor._loop.time() + seconds
+
     def close(self) -> None:
         """Tell that the call has ended. On the loop's thread, once."""
+        self._governor._sleeping.pop(self, None)
         self._governor._open_tickets -= 1
 
     @property
@@ -325,6 +334,8 @@ class Pace(NamedTuple):
         limit_source: What bounds the requests in flight: 'configured' or 'learned'.
         last_cut: The error that led to the last cut or pause.
         next_call_in: Seconds until the next request goes out, as far as a timer decides it.
+        token_rate: Tokens a second; None where nothing bounds them.
+        token_rate_source: 'configured' or 'told'; None likewise.
     """
 
     rate: float | None
@@ -332,6 +343,8 @@ class Pace(NamedTuple):
     limit_source: str
     last_cut: Exception | None
     next_call_in: float | None
+    token_rate: float | None = None
+    token_rate_source: str | None = None
 
 
 class _Mark(NamedTuple):
@@ -401,12 +414,14 @@ class Governor:
         self._first_answer_by = math.inf  # or else the first burst goes out; -inf: it is there
         self._told_from = 0  # the first request sent since the server has told its limits
         self._learned = LearnedPace()
+        self._reported_pace = math.inf
         self._by_requests: list[Bucket] = []  # all of these, by what a request costs in them
         self._by_tokens: list[Bucket] = []
         self._hold: _Hold | None = None
 
         self._fresh: deque[Ticket] = deque()  # not admitted yet, first come first
         self._again: list[Ticket] = []  # a heap of those that were: they all came earlier
+        self._sleeping: dict[Ticket, float] = {}  # those that wait after a 429, and until when
         self._open_tickets = 0
         self._waiting = 0
         self._in_flight = 0
@@ -455,21 +470,31 @@ class Governor:
     @property
     def pace(self) -> Pace:
         """What bounds the requests now, and why. Allowed in any thread."""
-        rates = {"learned": self._learned.pace}
-        for source, buckets in (("told", self._told), ("configured", self._configured)):
-            if (bucket := buckets.get("requests")) is not None:
-                rates[source] = bucket.rate
-        source = min(rates, key=lambda each: (rates[each], each != "configured"))
-        timer, next_in = self._timer, None
-        if timer is not None and self._waiting:
-            next_in = max(0.0, timer.when() - self._loop.time())
         return Pace(
-            rates[source] if rates[source] < math.inf else None,
-            source if rates[source] < math.inf else None,
+            *self._lowest("requests", self._learned.pace),
             "configured" if self._slots.allowed >= self._slots.most else "learned",
             self._last_cut,
-            next_in,
+            self._next_call_in(),
+            *self._lowest("tokens"),
         )
+
+    def _lowest(self, kind: str, learned: float = math.inf) -> tuple[float | None, str | None]:
+        """Return the lowest rate of a kind, and its source; None for both without a limit."""
+        rates = {"learned": learned}
+        for source, buckets in (("told", self._told), ("configured", self._configured)):
+            if (bucket := buckets.get(kind)) is not None:
+                rates[source] = bucket.rate
+        source = min(rates, key=lambda each: (rates[each], each != "configured"))
+        return (rates[source], source) if rates[source] < math.inf else (None, None)
+
+    def _next_call_in(self) -> float | None:
+        """Return the seconds until a timer, or the end of a call's own wait, sends a request."""
+        timer, wakes_at = self._timer, None
+        if self._waiting:
+            wakes_at = None if timer is None else timer.when()
+        elif not self._in_flight:
+            wakes_at = min([*self._sleeping.values()], default=None)
+        return None if wakes_at is None else max(0.0, wakes_at - self._loop.time())
 
     def is_at_rest(self) -> bool:
         """Tell whether nothing would be lost if another governor took its place.
@@ -608,6 +633,7 @@ class Governor:
 
     def _pump(self, now: float) -> None:
         """Admit all whose turn it is, and come back when it is the next one's."""
+        self._report_cut()
         if self._pacing_died:
             self._merge(now)
         while self._waiting:
@@ -659,6 +685,7 @@ class Governor:
         delay = 0.0
         if self._adaptive:
             delay = self._learned.delay(now)
+            self._report_cut()
             if self._sent >= FIRST_FEW:
                 delay = max(delay, self._first_answer_by - now)
         for bucket in self._by_requests:
@@ -806,13 +833,12 @@ class Governor:
         # The rate of a longer window than a minute, such as a day's, is no pace to begin with.
         if before and before * LONGEST_TRUST >= 1 and self._learned.pace == math.inf:
             self._learned.start(before, now)  # what was told is too much
-        limit, cuts = self.limit, self._learned.cuts
-        cut = self._learned.concurrency.is_limited and self._slots.overload(
+        limit = self.limit
+        if self._learned.concurrency.is_limited and self._slots.overload(
             permit._number, self._sent, self._in_flight
-        )
+        ):
+            self._tell("governor_cut", before=limit, rate_before=self.rate)
         self._learned.refuse(permit._number, permit._sent_at, now)
-        if cut or self._learned.cuts > cuts:
-            self._tell("governor_cut", before=limit, rate_before=before)
         if self._learned.is_blocked:
             self._begin_hold(retry_after, now, by_refusals=True)
 
@@ -1020,6 +1046,18 @@ class Governor:
         costs = {"requests": 1.0, "tokens": self._reserve(ticket)}
         delays = (bucket.delay(costs[kind], now) for kind, bucket in self._configured.items())
         return max(delays, default=0.0)
+
+    def _report_cut(self) -> None:
+        """Report that the learned pace fell, unless a bucket is lower anyway.
+
+        Refusals count in the order of sending, so an answer or a timer may complete the evidence.
+        """
+        before, self._reported_pace = self._reported_pace, self._learned.pace
+        if self._reported_pace < before:
+            before = min([before, *(bucket.rate for bucket in self._by_requests)])
+            if self._reported_pace < before:
+                rate_before = before if before < math.inf else None
+                self._tell("governor_cut", before=self.limit, rate_before=rate_before)
 
     def _tell(self, event: str, **fields: object) -> None:
         if event != "governor_grew":

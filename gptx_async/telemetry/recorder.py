@@ -90,6 +90,14 @@ class HasPace(Protocol):
     def next_call_in(self) -> float | None:
         """Seconds until the next request."""
 
+    @property
+    def token_rate(self) -> float | None:
+        """Tokens a second."""
+
+    @property
+    def token_rate_source(self) -> str | None:
+        """What bounds the tokens."""
+
 
 class HasLimit(Protocol):
     """A governor, as far as it is known here."""
@@ -231,6 +239,8 @@ class Recorder:
             rate_source=pace.rate_source,
             last_cut=None if pace.last_cut is None else failure_kind(pace.last_cut),
             next_call_in=pace.next_call_in,
+            token_rate=pace.token_rate,
+            token_rate_source=pace.token_rate_source,
         )
 
     def reset(self) -> None:

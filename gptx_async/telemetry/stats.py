@@ -62,7 +62,11 @@ class Stats:
             'learned' from its refusals.
         last_cut: What led to the last cut of the limit or the rate, or to the last pause: a kind as
             in `failures`; None if there was none.
-        next_call_in: Seconds until the next request may go out, if calls wait for a limit.
+        next_call_in: Seconds until the next request may go out, if calls wait for a limit, or if
+            all of them wait as a 429 told them to.
+        token_rate: Tokens a second that are sent at most now; None if nothing limits them.
+        token_rate_source: Where `token_rate` comes from: 'configured', or 'told' by the server's
+            headers.
     """
 
     calls: int
@@ -89,6 +93,8 @@ class Stats:
     rate_source: str | None = None
     last_cut: str | None = None
     next_call_in: float | None = None
+    token_rate: float | None = None
+    token_rate_source: str | None = None
 
     def table(self) -> str:
         """Return a table for people, a line for each subject."""
@@ -124,6 +130,8 @@ class Stats:
         parts = []
         if self.rate is not None:
             parts.append(f"{self.rate:,.2f} requests a second ({self.rate_source})")
+        if self.token_rate is not None:
+            parts.append(f"{self.token_rate:,.0f} tokens a second ({self.token_rate_source})")
         if self.limit is not None:
             parts.append(f"{self.limit:,} at once ({self.limit_source})")
         if self.last_cut is not None:

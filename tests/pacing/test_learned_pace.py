@@ -63,7 +63,6 @@ def test_there_is_no_pace_without_refusals() -> None:
 
     assert len(sent) >= 399
     assert pace.pace == math.inf
-    assert pace.cuts == 0
 
 
 @pytest.mark.parametrize("rate", [5.0, 20.0, 100.0])
@@ -92,7 +91,9 @@ def test_a_burst_cuts_once() -> None:
     for number in range(100):
         pace.send(number, number, 0.01 * number)
 
+    cuts = 0
     for number in range(100):
+        before = pace.pace
         if number % 2:
             pace.refuse(number, 0.01 * number, 1.0)
         else:
@@ -100,8 +101,9 @@ def test_a_burst_cuts_once() -> None:
         for later in range(100 + 3 * number, 103 + 3 * number):
             pace.send(later, 100, 1.0)
             pace.accept(later, 1.0)
+        cuts += pace.pace < before
 
-    assert pace.cuts == 1
+    assert cuts == 1
     assert 5 < pace.pace < 100
 
 
