@@ -344,6 +344,7 @@ class CallRecord:
 
     __slots__ = (
         "_counts",
+        "_estimate",
         "_index",
         "_made",
         "_of_batch",
@@ -376,6 +377,7 @@ class CallRecord:
         self._index = index
         self._prompt = _prompt(request) if recorder.log_content else None
         self._state = _WAITING
+        self._estimate: Callable[[], float | None] | None = None
         self._waited = self._waited_in_all = 0.0
         self._made = self._since = recorder._clock()
         self._counts = counts = recorder._counts
@@ -421,8 +423,9 @@ class CallRecord:
         recorder, model = self._recorder, self.model
         if recorder._max_cost is None:
             return _NOTHING
+        self._estimate = functools.partial(recorder._estimate, model, prompt_tokens, answer_tokens)
         return recorder._reservations.hold(
-            lambda: recorder._estimate(model, prompt_tokens, answer_tokens),
+            self._estimate,
             lambda: recorder._left(recorder._max_cost),
             recorder._cost_limit_error,
         )
@@ -470,6 +473,9 @@ class CallRecord:
         cost = recorder._cost(self.model, response, usage) if recorder._prices is not None else 0.0
         tokens_in, _, tokens_out = usage or (0, 0, 0)
         recorder._note_cost(self.model, usage, cost)
+        charged = cost
+        if usage is None and self._estimate is not None:
+            charged = self._estimate()  # or `max_cost` would limit nothing
         ended = None
         with counts.lock:
             if self._state == _DONE:
@@ -487,7 +493,7 @@ class CallRecord:
                 counts.unpriced += self.model is not None
             elif cost:
                 counts.cost += cost
-                counts.spent += cost
+            counts.spent += charged or 0.0
             if counts.retried_burst.suppressed or counts.failed_burst.suppressed:
                 ended = counts.retried_burst.end(now) or counts.failed_burst.end(now)
         if self._span is not None:

@@ -129,3 +129,16 @@ def test_what_does_not_fit_is_rejected_when_nothing_is_in_flight() -> None:
 
     outcomes = simulate(main())
     assert [isinstance(each, ValueError) for each in outcomes] == [False, False, True, False, False]
+
+
+def test_an_answer_without_usage_is_charged_with_its_estimate(fake_openai: FakeOpenAI) -> None:
+    body = {key: value for key, value in completion("yes").items() if key != "usage"}
+    fake_openai.reply = lambda _request: HTTPFault(200, body=body)
+    # A dollar a call: 256 tokens are assumed where neither the call nor an answer says how many.
+    engine = make_engine(prices={MODEL: (0.0, MILLION / 256)}, max_cost=3.5)
+
+    errors = ask_in_threads(engine, 10)
+
+    assert {type(error) for error in errors if error} == {CostLimitError}
+    assert sum(error is None for error in errors) == len(fake_openai.requests) == 3
+    assert (engine.stats().cost, engine.stats().unpriced_calls) == (0.0, 3)
