@@ -83,6 +83,8 @@ class Cell:
 def ideal(behaviour: Behaviour, load: Load, figures: Figures, start: float, end: float) -> float:
     """Return how many answers (or tokens, where they are limited) a second are possible."""
     way = sum(WAY) / 2
+    if behaviour.daily is not None:
+        return behaviour.daily / (end - start)
     if behaviour.per_minute is not None:
         return behaviour.per_minute / 60 * figures.left_by_neighbour(start, end)
     if behaviour.tokens_per_minute is not None:
@@ -137,6 +139,12 @@ CELLS = (
         "a minute of 1,200 at once",
         Behaviour(0.3, per_minute=1200, burst_seconds=60.0),
         since=90,
+    ),
+    Cell(
+        "1,000 a day, 1,200 a minute",  # later calls end without an answer
+        Behaviour(0.3, per_minute=1200, daily=1000),
+        since=0,
+        most_refused=0.5,
     ),
     Cell(
         "600,000 tokens a minute",
