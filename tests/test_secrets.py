@@ -351,7 +351,7 @@ logging.basicConfig(level=logging.DEBUG)
 import openai
 from gptx_async.batch.driver import wait_for
 from gptx_async.symbolicai.v1.stand_in_client import StandInClient
-from gptx_async.loop.service import Call
+from gptx_async.loop.call import Call
 client = StandInClient(openai.OpenAI(max_retries=0), lambda request: wait_for(Call(request)))
 def ask():
     client.chat.completions.create(model="m", messages=[{"role": "user", "content": "x"}])

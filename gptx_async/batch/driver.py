@@ -26,7 +26,9 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 import greenlet
 
 from .. import clock, errors
-from ..loop.service import GRACE_SECONDS, SLICE_SECONDS, Call, Outcome, loop_seconds
+from ..loop.call import SLICE_SECONDS, Call, Outcome
+from ..loop.service import loop_seconds
+from ..loop.thread import GRACE_SECONDS
 from .window import LOOK_SECONDS, Opening
 
 __all__ = [

@@ -29,7 +29,7 @@ from . import retry
 from .refusals import Refusals
 
 if TYPE_CHECKING:
-    from ..loop.service import LoopScope
+    from ..loop.scope import LoopScope
 
 __all__ = ["BatchGroup", "Request", "Terms", "estimate_tokens"]
 

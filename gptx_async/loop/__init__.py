@@ -1,4 +1,4 @@
-"""The background thread's event loop, and what it does for every call that runs on it.
+"""The background thread's event loop, and the calls that run on it.
 
-It knows asyncio. It must not know HTTP, the SDK, pacing or symbolicai.
+This room knows asyncio. It must not know HTTP, the SDK, pacing or symbolicai.
 """

@@ -1,9 +1,9 @@
-"""Timeouts of a loop that was late: what came meanwhile counts first.
+"""Defer timeouts that a loop finds late, so that data received in the meantime counts first.
 
-After the process stood still (a suspended laptop, a stopped virtual machine, a full machine) a loop
-finds data and expired timeouts in the same turn. The timeout cancels the task that the data is for,
-although the answer has been in the socket for seconds; the request is then sent, and paid, twice.
-Blocking sockets do better: they look for data before they give up.
+When a process resumes after a pause (a suspended laptop, a stopped virtual machine, an overloaded
+machine), its loop finds data and expired timeouts in the same iteration. The timeout then cancels
+the task that waits for the data, although the answer has been in the socket for seconds, and the
+request is sent and paid twice. Blocking sockets read the data before they give up.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from typing import Any
 __all__ = ["LATE_SECONDS", "defer_late_timeouts"]
 
 LATE_SECONDS = 0.1
-"""How late a timeout may be found before it is deferred."""
+"""A timeout that the loop finds later than this, in seconds, is deferred."""
 
 TURNS = 8
-"""For how many turns of the loop it is deferred: a new connection takes five to become usable."""
+"""How many loop iterations a late timeout is deferred. A new connection needs five to be usable."""
 
 _OWN_PACKAGE = __name__.partition(".")[0]
 
 
 def defer_late_timeouts(loop: asyncio.AbstractEventLoop) -> None:
-    """Let the sockets of a new loop come before the timeouts that it finds late.
+    """Make a new loop process its sockets before timeouts that it finds late.
 
-    Timeouts are the timers that call a method of another package: of `asyncio.Timeout`, of
-    aiohttp's protocol, of a cancel scope of anyio. Sleeps, and the timers of the pacing, are on
-    time.
+    A timer counts as a timeout if it calls a method of another package, such as `asyncio.Timeout`,
+    aiohttp's protocol or a cancel scope of anyio. Sleeps and the timers of the pacing are not
+    deferred.
 
     Args:
         loop: The loop, before it runs.
     """
-    # One of the two calls the other, in asyncio and in uvloop each its own way. It then passes on
-    # what the outer one has made, which is no timeout.
+    # One of the two methods calls the other; which one differs between asyncio and uvloop. The
+    # inner method then receives the outer one's callback, which does not count as a timeout.
     schedule_at, schedule_later = loop.call_at, loop.call_later
 
     def call_at(
@@ -64,13 +64,13 @@ def defer_late_timeouts(loop: asyncio.AbstractEventLoop) -> None:
 def _is_timeout(callback: Callable[..., Any]) -> bool:
     if type(callback) is not types.MethodType:
         return False
-    # The function's module, not that of the object's class: ours may inherit from aiohttp's.
+    # The module of the function, not of the object's class: our classes may inherit aiohttp's.
     module = getattr(callback.__func__, "__module__", None) or ""
     return module.partition(".")[0] != _OWN_PACKAGE
 
 
 class _Timeout:
-    """One timeout, whose callback is called when the sockets had their turn."""
+    """One timeout, whose callback is called after the sockets are processed."""
 
     __slots__ = ("_args", "_callback", "_loop", "_turns", "_when", "handle")
 
@@ -90,7 +90,7 @@ class _Timeout:
         self._turns = 0
 
     def expire(self) -> None:
-        """Call the callback, or wait for another turn; nothing if it was cancelled meanwhile."""
+        """Call the callback unless it was cancelled, or defer it by one iteration."""
         if self.handle.cancelled():
             return
         is_late = self._turns or self._loop.time() - self._when > LATE_SECONDS

@@ -35,7 +35,8 @@ from ..errors import (
     ItemStoppedError,
     MissingPackageError,
 )
-from ..loop.service import GRACE_SECONDS, SLICE_SECONDS
+from ..loop.call import SLICE_SECONDS
+from ..loop.thread import GRACE_SECONDS
 from ..transport.error_keys import hide_key
 from .backends.threads import Arrival, Job, Run, builder_of
 from .checkpoint import Checkpoint, CheckpointCheck, check_name

@@ -31,7 +31,7 @@ from ..batch.driver import WINDOW, Batch, current_scope, is_item, place, wait_fo
 from ..calls.refusals import Refusals
 from ..calls.request import BatchGroup, Request, Terms, estimate_tokens
 from ..calls.retry import PATIENCE
-from ..loop.service import Call, Outcome
+from ..loop.call import Call, Outcome
 from ..pacing.governor import Pacing
 from ..pacing.rate_limit import RateLimit
 from ..telemetry.recorder import Recorder, Stats

@@ -484,7 +484,7 @@ def _ask_plainly(base_url: str, text: str, pipe: Any) -> None:
     import openai
 
     from gptx_async.batch.driver import wait_for
-    from gptx_async.loop.service import Call
+    from gptx_async.loop.call import Call
     from gptx_async.symbolicai.v1.stand_in_client import StandInClient
 
     client = StandInClient(

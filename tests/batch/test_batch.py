@@ -19,7 +19,9 @@ import pytest
 from gptx_async.batch import driver as batch_module
 from gptx_async.batch.driver import Batch, is_item, place, wait_for
 from gptx_async.errors import CallCancelledError, GPTXAsyncError, ServiceClosedError
-from gptx_async.loop.service import Call, LoopScope, LoopService, Outcome, default_service
+from gptx_async.loop.call import Call, Outcome
+from gptx_async.loop.scope import LoopScope
+from gptx_async.loop.service import LoopService, default_service
 
 
 class Gate:

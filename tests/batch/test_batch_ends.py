@@ -16,7 +16,9 @@ from test_batch import Gate, values
 
 from gptx_async.batch.driver import Batch, CancelScope, holding, wait_for
 from gptx_async.errors import RunCancelledError, ServiceClosedError
-from gptx_async.loop.service import Call, LoopScope, Outcome, default_service
+from gptx_async.loop.call import Call, Outcome
+from gptx_async.loop.scope import LoopScope
+from gptx_async.loop.service import default_service
 from support.child import run_child
 
 InThread = Callable[..., Future[Any]]
@@ -243,7 +245,7 @@ def test_a_coroutine_that_outlives_the_main_thread_is_told_so() -> None:
         """
         import asyncio, threading
         from gptx_async.batch.driver import Batch, wait_for
-        from gptx_async.loop.service import Call
+        from gptx_async.loop.call import Call
         began = threading.Event()
 
         async def answer(scope):

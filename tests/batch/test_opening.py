@@ -16,7 +16,9 @@ from gptx_async.batch import driver as batch_module
 from gptx_async.batch.driver import Batch, wait_for
 from gptx_async.batch.window import FIRST, LOOK_SECONDS, Opening
 from gptx_async.errors import LoopThreadDiedError
-from gptx_async.loop.service import Call, LoopScope, default_service, loop_seconds
+from gptx_async.loop.call import Call
+from gptx_async.loop.scope import LoopScope
+from gptx_async.loop.service import default_service, loop_seconds
 
 
 class Clock:

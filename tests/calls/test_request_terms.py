@@ -18,7 +18,9 @@ from symai.core import Argument
 from gptx_async import AsyncGPTXBatchEngine, RateLimit
 from gptx_async.calls.request import Request, Terms, estimate_tokens
 from gptx_async.errors import CostLimitError, GPTXAsyncError, RequestTooLargeError
-from gptx_async.loop.service import Call, LoopScope, default_service
+from gptx_async.loop.call import Call
+from gptx_async.loop.scope import LoopScope
+from gptx_async.loop.service import default_service
 from gptx_async.pacing import governor
 from gptx_async.pacing.governor import Pacing
 from gptx_async.telemetry.recorder import Recorder

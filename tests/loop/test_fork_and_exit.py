@@ -18,7 +18,8 @@ import openai
 from gptx_async.batch.driver import wait_for
 from gptx_async.symbolicai.v1.stand_in_client import StandInClient
 from gptx_async.errors import GPTXAsyncError, ServiceClosedError
-from gptx_async.loop.service import Call, default_service
+from gptx_async.loop.call import Call
+from gptx_async.loop.service import default_service
 
 client = StandInClient(openai.OpenAI(max_retries=0), lambda request: wait_for(Call(request)))
 

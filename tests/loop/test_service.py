@@ -20,8 +20,10 @@ from gptx_async.errors import (
     ServiceClosedError,
     ServiceStartError,
 )
-from gptx_async.loop import service as service_module
-from gptx_async.loop.service import Call, LoopScope, LoopService, Outcome, default_service
+from gptx_async.loop import call as call_module
+from gptx_async.loop.call import Call, Outcome
+from gptx_async.loop.scope import LoopScope
+from gptx_async.loop.service import LoopService, default_service
 from support.child import run_child
 
 
@@ -173,7 +175,7 @@ def test_check_fails_a_call_whose_thread_is_gone(
     service: LoopService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The wait in slices: the last resort when the dying thread told nobody, as after a fork."""
-    monkeypatch.setattr(service_module, "SLICE_SECONDS", 0.01)
+    monkeypatch.setattr(call_module, "SLICE_SECONDS", 0.01)
     sleeper = Sleeper()
     waiter, results = in_thread(lambda: service.run(sleeper))
     assert sleeper.began.wait(10)

@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 
 from gptx_async.errors import ServiceClosedError, ServiceStartError
-from gptx_async.loop import service as service_module
-from gptx_async.loop.service import Call, LoopScope, LoopService, Outcome
+from gptx_async.loop import thread as thread_module
+from gptx_async.loop.call import Call, Outcome
+from gptx_async.loop.scope import LoopScope
+from gptx_async.loop.service import LoopService
 from support.child import run_child
 
 InThread = Callable[..., Future[Any]]
@@ -57,7 +59,7 @@ def test_a_thread_that_starts_too_late_ends_by_itself(
         assert go_on.wait(20)
         return new_event_loop()
 
-    monkeypatch.setattr(service_module, "START_SECONDS", 0.05)
+    monkeypatch.setattr(thread_module, "START_SECONDS", 0.05)
     monkeypatch.setattr(asyncio, "new_event_loop", make_late)
     with pytest.raises(ServiceStartError):
         service.run(loop_of)
@@ -105,7 +107,7 @@ def test_a_call_that_its_caller_cancelled_was_not_lost_with_the_service(
 def test_close_answers_the_callers_of_a_loop_that_does_not_end(
     service: LoopService, in_thread: InThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service_module, "GRACE_SECONDS", 0.05)
+    monkeypatch.setattr(thread_module, "GRACE_SECONDS", 0.05)
     blocks, go_on = threading.Event(), threading.Event()
 
     async def block(_scope: LoopScope) -> None:

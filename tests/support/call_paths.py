@@ -11,7 +11,7 @@ import openai
 
 from gptx_async.batch.driver import wait_for
 from gptx_async.calls.request import Terms
-from gptx_async.loop.service import Call
+from gptx_async.loop.call import Call
 from gptx_async.symbolicai.v1.stand_in_client import StandInClient
 
 __all__ = ["CHAT", "OURS", "PATHS", "ask", "cause_of", "stand_in_of"]

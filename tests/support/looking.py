@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from gptx_async.calls.request import _Line
-from gptx_async.loop.service import LoopScope, default_service
+from gptx_async.loop.scope import LoopScope
+from gptx_async.loop.service import default_service
 from gptx_async.transport.client import ClientSettings
 from gptx_async.transport.client_cache import ClientCache
 

@@ -26,7 +26,9 @@ from gptx_async import errors
 from gptx_async.batch.driver import Batch, wait_for
 from gptx_async.calls.request import Request, Terms
 from gptx_async.errors import ServiceClosedError, UnsupportedClientError
-from gptx_async.loop.service import Call, LoopScope, default_service
+from gptx_async.loop.call import Call
+from gptx_async.loop.scope import LoopScope
+from gptx_async.loop.service import default_service
 from gptx_async.pacing.governor import Pacing
 from gptx_async.symbolicai.v1.stand_in_client import StandInClient
 from gptx_async.testing import FakeOpenAI, Reset, Stall

@@ -9,7 +9,7 @@ import openai
 import pytest
 
 from gptx_async.batch.driver import wait_for
-from gptx_async.loop.service import Call
+from gptx_async.loop.call import Call
 from gptx_async.symbolicai.v1.stand_in_client import StandInClient
 from gptx_async.testing import FakeOpenAI
 

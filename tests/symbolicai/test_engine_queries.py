@@ -14,7 +14,8 @@ from symai.context import CURRENT_ENGINE_VAR
 import gptx_async
 from gptx_async import AsyncGPTXBatchEngine
 from gptx_async.errors import LoopThreadError
-from gptx_async.loop.service import LoopScope, default_service
+from gptx_async.loop.scope import LoopScope
+from gptx_async.loop.service import default_service
 from gptx_async.symbolicai.v1.engine_lookup import entered_dynamic_engine
 from gptx_async.testing import FakeOpenAI, HTTPFault
 from support.hostile import make_argument

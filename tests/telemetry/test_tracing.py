@@ -16,7 +16,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from gptx_async.loop.service import LoopScope, LoopService
+from gptx_async.loop.scope import LoopScope
+from gptx_async.loop.service import LoopService
 from gptx_async.telemetry import tracing
 from gptx_async.telemetry.recorder import CallRecord, Recorder
 from gptx_async.testing import FakeOpenAI

@@ -14,7 +14,7 @@ from openai.resources.chat import AsyncCompletions
 from openai.types.chat import completion_create_params
 
 from gptx_async.batch.driver import wait_for
-from gptx_async.loop.service import Call
+from gptx_async.loop.call import Call
 from gptx_async.symbolicai.v1.stand_in_client import StandInClient
 from gptx_async.testing import FakeOpenAI
 from gptx_async.transport.chat_post import post_of

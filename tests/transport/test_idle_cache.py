@@ -13,7 +13,9 @@ import pytest
 from gptx_async.batch.driver import wait_for
 from gptx_async.calls import request as request_module
 from gptx_async.calls.request import Terms
-from gptx_async.loop.service import Call, LoopScope, default_service
+from gptx_async.loop.call import Call
+from gptx_async.loop.scope import LoopScope
+from gptx_async.loop.service import default_service
 from gptx_async.symbolicai.v1.stand_in_client import StandInClient
 from gptx_async.testing import FakeOpenAI
 from gptx_async.transport.client import ClientSettings

@@ -17,7 +17,9 @@ import pytest
 from gptx_async import AsyncGPTXBatchEngine, errors
 from gptx_async.batch.driver import wait_for
 from gptx_async.calls.request import Terms, _Line
-from gptx_async.loop.service import Call, LoopScope, default_service
+from gptx_async.loop.call import Call
+from gptx_async.loop.scope import LoopScope
+from gptx_async.loop.service import default_service
 from gptx_async.pacing.governor import MEMORY_OF_FAILURES, Governor, Pacing
 from gptx_async.pacing.rate_limit import RateLimit
 from gptx_async.symbolicai.v1.stand_in_client import StandInClient
@@ -202,7 +204,7 @@ import gc, json, sys, openai
 from gptx_async.batch.driver import wait_for
 from gptx_async.symbolicai.v1.stand_in_client import StandInClient
 from gptx_async.calls.request import Terms
-from gptx_async.loop.service import Call
+from gptx_async.loop.call import Call
 
 def private_mib():
     with open("/proc/self/smaps_rollup") as lines:

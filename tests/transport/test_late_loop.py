@@ -25,7 +25,7 @@ import openai
 from gptx_async.batch.driver import Batch, wait_for
 from gptx_async.symbolicai.v1.stand_in_client import StandInClient
 from gptx_async.calls.request import Terms
-from gptx_async.loop.service import Call
+from gptx_async.loop.call import Call
 
 client = StandInClient(
     openai.OpenAI(max_retries=2),

@@ -25,7 +25,7 @@ from typing import Any
 from ... import clock
 from ...batch.driver import ENDS_RUN, CancelScope
 from ...errors import CheckpointError, ConfigurationError, DatasetError, RunCancelledError
-from ...loop.service import GRACE_SECONDS
+from ...loop.thread import GRACE_SECONDS
 from ..checkpoint import Checkpoint
 from ..dataset import Rows
 from ..identity import name_of

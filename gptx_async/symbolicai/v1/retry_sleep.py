@@ -23,7 +23,7 @@ from ...errors import (
     ResponseTooLargeError,
     ServiceClosedError,
 )
-from ...loop.service import Call
+from ...loop.call import Call
 
 __all__ = ["let_waits_block", "let_waits_give_way"]
 

@@ -5,9 +5,9 @@ from ..mutant import Mutant
 MUTANTS = [
     Mutant(
         "S1-woken-reset-late",
-        "_LoopThread._begin_submitted",
+        "LoopThread._begin_submitted",
         """\
-        self._is_woken = False  # before it looks, so that none is missed
+        self._is_woken = False  # before the queue is read, so that no call is missed
         loop = asyncio.get_running_loop()
         while self._submitted:
             call = self._submitted.popleft()""",
@@ -21,7 +21,7 @@ MUTANTS = [
     ),
     Mutant(
         "S2-submit-error-stays-woken",
-        "_LoopThread.submit",
+        "LoopThread.submit",
         """\
             self._is_woken = False
             if isinstance""",
@@ -31,7 +31,7 @@ MUTANTS = [
     ),
     Mutant(
         "S3-precancel-ignored",
-        "Call._run",
+        "Call.run",
         "            if self._cancelled:  # before",
         "            if False:  # before",
         "a call may be cancelled before its task exists",
@@ -39,9 +39,9 @@ MUTANTS = [
     ),
     Mutant(
         "S4-end-no-yield",
-        "_LoopThread._end",
+        "LoopThread._end",
         """\
-        await asyncio.sleep(0)  # what was submitted just now becomes a task
+        await asyncio.sleep(0)  # calls that were just submitted become tasks
 """,
         "",
         "what was submitted just before the end must become a task, to be cancelled and answered",
@@ -50,22 +50,22 @@ MUTANTS = [
     Mutant(
         "S5-finish-twice",
         "Call._finish",
-        "            self._thread.pending.remove(self)  # which",
-        "            self._thread.pending.discard(self)  # which",
+        "            self.thread.pending.remove(self)  # succeeds",
+        "            self.thread.pending.discard(self)  # succeeds",
         "the loop's thread and a waiter may both finish a call: only the first counts",
         ("test_service_ends.py",),
     ),
     Mutant(
         "S6-no-exit-check",
         "Call.check",
-        "        elif thread is not None and _is_exiting():",
+        "        elif thread is not None and is_exiting():",
         "        elif False:",
         "threads that are not daemons must not wait for the network while the interpreter exits",
         ("test_fork_and_exit.py::test_exit_with_requests_in_flight_is_quick_and_silent",),
     ),
     Mutant(
         "S7-callers-context",
-        "_LoopThread._begin_submitted",
+        "LoopThread._begin_submitted",
         "loop.create_task(coroutine, context=contextvars.Context())",
         "loop.create_task(coroutine)",
         "a connection outlives its first caller, and must not keep that caller's context variables",
@@ -106,7 +106,7 @@ MUTANTS = [
     ),
     Mutant(
         "S11-explain-cancelled",
-        "_LoopThread.explain",
+        "LoopThread.explain",
         "and self.ended and not cancelled:",
         "and self.ended:",
         "a call that its caller cancelled was not lost with the thread",
@@ -114,7 +114,7 @@ MUTANTS = [
     ),
     Mutant(
         "S12-late-starter-left",
-        "_LoopThread.start",
+        "LoopThread.start",
         """\
             self._ready.add_done_callback(self._stop_late_starter)
 """,
@@ -124,7 +124,7 @@ MUTANTS = [
     ),
     Mutant(
         "S13-close-fails-no-pending",
-        "_LoopThread.close",
+        "LoopThread.close",
         """\
         self._thread.join(4 * GRACE_SECONDS)
         self._fail_pending()""",
@@ -134,7 +134,7 @@ MUTANTS = [
     ),
     Mutant(
         "S14-main-thread-exiting",
-        "_is_exiting",
+        "is_exiting",
         "not (main.is_alive() or threading.current_thread() is main)",
         "not main.is_alive()",
         "exit handlers run in the main thread after it has 'ended', and may still call",
@@ -146,7 +146,7 @@ MUTANTS = [
         "S15-interrupt-no-grace",
         "Call.wait",
         """\
-            if self._thread is not None:
+            if self.thread is not None:
                 done.wait(GRACE_SECONDS)
             raise""",
         "            raise",
@@ -155,7 +155,7 @@ MUTANTS = [
     ),
     Mutant(
         "S16-start-without-lock",
-        "LoopService._start",
+        "LoopService.submit",
         """\
         with self._lock:
             before = self._current
@@ -169,7 +169,7 @@ MUTANTS = [
     ),
     Mutant(
         "S17-executor-not-joined",
-        "_LoopThread._end_executor",
+        "LoopThread._end_executor",
         "                thread.join(max(0.0, until - clock.seconds()))",
         "                pass",
         "name look-ups that still run must not outlive the service",
