@@ -22,7 +22,7 @@ from ..mapping.backends.threads import builder_of
 from ..mapping.dataset import is_symbol
 from ..mapping.identity import identity_of, name_of
 from ..mapping.kept_values import LARGEST_INTEGER
-from .files.datafiles import to_json
+from .files.json_values import to_json
 
 __all__ = ["Prompt", "Work", "as_output", "fields_of", "load_expression"]
 

@@ -37,7 +37,9 @@ from ..mapping.checkpoint import is_checkpoint, remove_checkpoint
 from ..mapping.progress import is_terminal
 from ..symbolicai.configuration import FILE_NAME, KEY, MODEL, read_configuration
 from .expression import Prompt, Work, fields_of, load_expression
-from .files.datafiles import PIPE, Row, Sink, Source, format_of
+from .files.formats import PIPE, format_of
+from .files.sink import Sink
+from .files.source import Row, Source
 
 __all__ = ["RunOptions", "run"]
 
@@ -57,7 +59,7 @@ class RunOptions:
         expression: 'package.module:attribute', of an Expression or a function of one item.
         prompt: A prompt with the names of fields in braces, in the place of an expression.
         field: Which field of a row is the expression's item; the whole row when None.
-        input_format: One of `datafiles.FORMATS`; by the file's name when None.
+        input_format: One of `formats.FORMATS`; by the file's name when None.
         output_format: The same of the output.
         encoding: Of the input's text; UTF-8 when None.
         output_field: Under which name an output stands.

@@ -25,7 +25,7 @@ from test_cli_run import (
     write_rows,
 )
 
-from gptx_async.cli.files.datafiles import Sink
+from gptx_async.cli.files.sink import Sink
 from gptx_async.errors import DataFileError
 from gptx_async.testing import FakeOpenAI
 from support.child import DEADLINE
@@ -51,8 +51,8 @@ def test_a_later_rows_own_field_is_not_overwritten(
     (folder / "items.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     assert run(*PROMPT, *OUT) == 2
     assert lines_told(capfd) == [
-        f"gptx-async run: items.jsonl, line 2 has a field '{field}' of its own, which would be "
-        f"lost. Give the results another name by {option}."
+        f"gptx-async run: items.jsonl, line 2 has a field '{field}', which the results would "
+        f"overwrite. Give the results another name with {option}."
     ]
     assert rows_in("out.jsonl") == [{"text": "text 0", "output": "answer to 0"}]
     assert run(*PROMPT, *OUT, "--overwrite", option, "result") == 0
@@ -68,7 +68,7 @@ def test_a_part_of_somebody_else_stays_until_overwrite(
     for options in ((), ("--resume",)):
         assert run(*ASK, *OUT, *options) == 2
         [told] = lines_told(capfd)
-        assert "out.jsonl.part is there already, and is not the leftover of a killed run" in told
+        assert "out.jsonl.part already exists, and no killed run left it behind" in told
     assert (part.read_text(), fake_openai.requests) == (content, [])
     assert run(*ASK, *OUT, "--overwrite") == 0
     assert rows_in("out.jsonl") == answered(range(6))
@@ -120,9 +120,9 @@ def test_a_part_that_is_being_written_is_not_replaced(tmp_path: Path) -> None:
     try:
         for overwrite in (False, True):
             second = sink(overwrite=overwrite)
-            with pytest.raises(DataFileError, match="is being written by another run"):
+            with pytest.raises(DataFileError, match="Another run is writing to"):
                 second.check_part()
-            with pytest.raises(DataFileError, match="is being written by another run"):
+            with pytest.raises(DataFileError, match="Another run is writing to"):
                 second.write({"a": 2})
             second.abandon()
         first.close()
@@ -147,7 +147,7 @@ def test_a_file_that_took_the_place_of_the_part_is_not_the_output(tmp_path: Path
     part = tmp_path / "a.jsonl.part"
     part.unlink()
     part.write_text("theirs")
-    with pytest.raises(DataFileError, match="was removed or replaced while it was written"):
+    with pytest.raises(DataFileError, match="was removed or replaced while the run wrote"):
         sink.close()
     sink.abandon()
     assert part.read_text() == "theirs"

@@ -1,12 +1,12 @@
-"""The file that an output is written to until it is complete: `OUTPUT.part`.
+"""The file that holds an output until it is complete: `OUTPUT.part`.
 
-It is created exclusively and no link is followed, so that nobody else's file is written to. A file
-of that name that is there already is removed only if it is known to be the leftover of a killed
-run, or if the user has asked for it by `--overwrite`.
+It is created exclusively, without following links, so that a run never writes to somebody else's
+file. An existing file of that name is removed only if a killed run left it behind, or if the user
+gave `--overwrite`.
 
-A run holds a lock (flock) on its part while it writes, and `OUTPUT.part.owner` beside it contains
-the numbers of the part's device and inode: a part that is not locked, and that these numbers name,
-is a leftover. An empty one is, too: nothing would be lost with it.
+A run holds a lock (flock) on its part while it writes. `OUTPUT.part.owner` contains the device and
+inode numbers of the part. A part that is not locked and has these numbers is a leftover. An empty
+part is a leftover, too: removing it loses nothing.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from ...errors import DataFileError
 __all__ = ["PartFile"]
 
 _MARK = "gptx_async part"
-"""How the content of the file that names the owner begins."""
+"""The first words of the file `OUTPUT.part.owner`."""
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _LOOK = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class PartFile:
-    """The part of one output.
+    """The part file of one output.
 
     Args:
-        output: The output's path, without links.
-        overwrite: Whether a file of the part's name may be removed, whoever made it.
+        output: The path of the output, with links resolved.
+        overwrite: Whether to remove any existing file that has the part's name.
     """
 
     def __init__(self, output: Path, *, overwrite: bool) -> None:
@@ -45,26 +45,25 @@ class PartFile:
         self._created: os.stat_result | None = None
 
     def check(self) -> None:
-        """See that the part can be created; nothing is changed.
+        """Check that the part can be created, without changing anything.
 
         Raises:
-            DataFileError: A file of that name may not be removed.
-            OSError: It cannot be looked at.
+            DataFileError: There is a file of that name that must not be removed.
+            OSError: The existing file can't be examined.
         """
         for path, is_ours in ((self.path, self._is_leftover()), (self._owner, self._is_mark())):
             if os.path.lexists(path) and not (is_ours or self._overwrite):
                 raise DataFileError(
-                    f"{path} is there already, and is not the leftover of a killed run: it may be "
-                    "somebody else's. Move it away, replace it by --overwrite, or give another "
-                    "--output."
+                    f"{path} already exists, and no killed run left it behind: it may be somebody "
+                    "else's. Move it away, replace it with --overwrite, or give another --output."
                 )
 
     def create(self) -> BinaryIO:
         """Create the part, lock it, and return it.
 
         Raises:
-            DataFileError: As for `check`.
-            OSError: It cannot be created.
+            DataFileError: There is a file of that name that must not be removed.
+            OSError: The part can't be created.
         """
         self.check()
         for path in (self._owner, self.path):
@@ -73,22 +72,22 @@ class PartFile:
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._created = os.fstat(file.fileno())
-        # While the part is empty, so that it is recognised whenever the run is killed.
+        # Written while the part is empty, so that a kill at any time leaves a known leftover.
         with os.fdopen(os.open(self._owner, _CREATE, 0o666), "w") as owner:
             owner.write(_mark_of(self._created))
         return file
 
     def complete(self) -> None:
-        """Give the part the output's name.
+        """Rename the part to the output's name.
 
         Raises:
             DataFileError: The part is no longer the file that `create` returned.
-            OSError: It cannot be renamed.
+            OSError: The part can't be renamed.
         """
         if not self._is_created():
             raise DataFileError(
-                f"{self.path} was removed or replaced while it was written. Run again with "
-                "--resume, and let nothing else write there."
+                f"{self.path} was removed or replaced while the run wrote to it. Run again with "
+                "--resume, and make sure that nothing else writes there."
             )
         os.replace(self.path, self._output)
         self._owner.unlink(missing_ok=True)
@@ -107,14 +106,14 @@ class PartFile:
         return self._created is not None and os.path.samestat(found, self._created)
 
     def _is_leftover(self) -> bool:
-        """Return whether the part is of a run that has ended.
+        """Return whether an ended run left the part behind.
 
         Raises:
-            DataFileError: It is of a run that has not.
+            DataFileError: Another run is writing to the part.
         """
         try:
             part = os.open(self.path, _LOOK)
-        except OSError:  # there is none, it is a link, or it cannot be read
+        except OSError:  # it does not exist, is a link, or can't be read
             return False
         try:
             found = os.fstat(part)
@@ -124,8 +123,8 @@ class PartFile:
                 fcntl.flock(part, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise DataFileError(
-                    f"{self.path} is being written by another run. Wait for its end, or give "
-                    "another --output."
+                    f"Another run is writing to {self.path}. Wait until it ends, or give another "
+                    "--output."
                 ) from None
             except OSError:  # a file system without locks
                 pass

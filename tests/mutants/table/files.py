@@ -169,7 +169,7 @@ MUTANTS = [
         "if len(fields) < len(pairs):",
         "if False:",
         "a value of a key that occurs twice would vanish",
-        ("test_datafiles.py",),
+        ("test_source.py",),
     ),
     Mutant(
         "F22-underflow",
@@ -177,7 +177,7 @@ MUTANTS = [
         ' or (number == 0 and digits.strip("-0."))',
         "",
         "a number that is not 0 does not become 0",
-        ("test_datafiles.py",),
+        ("test_source.py",),
     ),
     Mutant(
         "F23-cell-with-return",
@@ -185,7 +185,7 @@ MUTANTS = [
         'END = "\\r\\n"',
         'END = "\\n"',
         "a carriage return in a cell does not end the row",
-        ("test_datafiles.py",),
+        ("test_sink.py",),
     ),
     Mutant(
         "F24-panic-ends-batch",

@@ -337,7 +337,7 @@ MUTANTS = [
         "if values) - 1)",
         "if values))",
         "the header of a CSV file is not a row",
-        ("test_datafiles.py",),
+        ("test_source.py",),
     ),
     Mutant(
         "D2-part-left",
@@ -345,7 +345,7 @@ MUTANTS = [
         "                self._part.remove()",
         "                pass",
         "an abandoned output leaves no .part file",
-        ("test_datafiles.py",),
+        ("test_sink.py",),
     ),
     Mutant(
         "D3-csv-newlines",
@@ -353,20 +353,20 @@ MUTANTS = [
         'newline="" if self._form == "csv" else None,',
         "newline=None,",
         "line ends within a quoted cell are part of it",
-        ("test_datafiles.py",),
+        ("test_source.py",),
     ),
     Mutant(
         "D4-no-flush",
         "Sink.flush",
         """\
-            with self._told():
+            with self._file_errors_named():
                 self._file.flush()
 """,
         """\
             pass
 """,
         "rows are in the file after each flush",
-        ("test_datafiles.py::test_an_output_has_its_name_when_it_is_whole",),
+        ("test_sink.py::test_an_output_has_its_name_when_it_is_whole",),
     ),
     Mutant(
         "D5-check-passes",
@@ -378,15 +378,15 @@ MUTANTS = [
         if False:
             raise""",
         "a row with a field of its own has no column in the output",
-        ("test_datafiles.py::test_a_row_with_a_field_of_its_own_has_no_place_in_columns",),
+        ("test_sink.py::test_a_row_with_a_field_of_its_own_has_no_place_in_columns",),
     ),
     Mutant(
         "D6-group-off-by-one",
-        "_ParquetWriter.write",
+        "ParquetWriter.write",
         "if len(self._rows) >= ROW_GROUP:",
         "if len(self._rows) > ROW_GROUP:",
         "a row group of Parquet has a fixed number of rows",
-        ("test_datafiles.py::test_parquet_keeps_the_types_of_parquet",),
+        ("test_sink.py::test_parquet_keeps_the_types_of_parquet",),
     ),
     Mutant(
         "D7-field-size",
@@ -394,7 +394,7 @@ MUTANTS = [
         "            csv.field_size_limit(sys.maxsize)",
         "            pass #",
         "a cell may be longer than the csv module's default limit",
-        ("test_datafiles.py",),
+        ("test_source.py",),
     ),
     Mutant(
         "C10-wide-permissions",
@@ -508,7 +508,7 @@ MUTANTS = [
         "if os.path.lexists(path) and not (is_ours or self._overwrite):",
         "if False:",
         "a file of that name may be somebody else's",
-        ("test_cli_files.py", "test_datafiles.py"),
+        ("test_cli_files.py", "test_sink.py"),
     ),
     Mutant(
         "D9-link-followed",
@@ -524,7 +524,7 @@ MUTANTS = [
         "if not self._is_created():",
         "if False:",
         "a part that was replaced is not what was written",
-        ("test_cli_files.py", "test_datafiles.py"),
+        ("test_cli_files.py", "test_sink.py"),
     ),
     Mutant(
         "D11-locked-part-removed",
@@ -536,11 +536,11 @@ MUTANTS = [
     ),
     Mutant(
         "D12-formula-cells",
-        "_CSVWriter._write_cells",
+        "CSVWriter._write_cells",
         "[_quoted(cell) for cell in cells] if self._is_safe else cells",
         "cells",
         "a spreadsheet would run a cell that begins like a formula",
-        ("test_cli_files.py", "test_cli_run.py", "test_datafiles.py"),
+        ("test_cli_files.py", "test_cli_run.py", "test_sink.py"),
     ),
     Mutant(
         "D13-line-ends",
@@ -548,7 +548,7 @@ MUTANTS = [
         'f"{line.removesuffix(self.END)}\\n"',
         "line",
         "lines end as this system's tools expect it",
-        ("test_part_file.py",),
+        ("test_sink.py",),
     ),
     Mutant(
         "K10-unkept-value-lost",
