@@ -41,7 +41,7 @@ from gptx_async.symbolicai.vocabularies import provide_vocabularies
 from support import forked
 from support.unheard import UNHEARD
 
-pytest_plugins = ["support.secrets_scan", "support.skips"]
+pytest_plugins = ["support.secrets_scan", "support.skips", "support.connections"]
 
 hypothesis.settings.register_profile("push", max_examples=40)
 hypothesis.settings.register_profile("long", max_examples=400)

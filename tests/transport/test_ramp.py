@@ -270,14 +270,14 @@ async def seconds_to_open(
     protocols = [connection.protocol for connection in connections if connection.protocol]
     closings = [protocol.closed for protocol in protocols if protocol.closed is not None]
     for connection in connections:
+        if connection.transport is not None:
+            connection.transport.abort()  # a TLS connection otherwise closes after its loop
         connection.close()
     await asyncio.gather(*closings, return_exceptions=True)
     await connector.close()
     return took
 
 
-# aiohttp leaves TLS connections to the garbage collector when a loop ends so soon.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.serial
 @pytest.mark.slow
 @pytest.mark.parametrize(
