@@ -7,8 +7,9 @@ How to write a test that fits in:
 
 - The suite runs on two workers, by file (`pytest -n 2 --dist loadfile`). Use port 0, `tmp_path` and
   `monkeypatch`; rely on no other test; keep times, addresses and random values out of test ids.
-- `@pytest.mark.serial` for a test that measures memory or pace: `scripts/test` runs it alone, after
-  the rest. `@pytest.mark.long` for one that takes minutes: only `scripts/test --long` runs it.
+- `@pytest.mark.serial` for a test that measures memory or pace, or counts or limits the threads,
+  descriptors or ports of the whole process: `scripts/test` runs it alone, after the rest.
+  `@pytest.mark.long` for one that takes minutes: only `scripts/test --long` runs it.
   `@pytest.mark.slow` for one that the edit loop can do without: `scripts/test --quick` leaves it
   out. `@pytest.mark.linux` for one that needs what only Linux has, as /proc.
 - Skip nothing: `scripts/test` fails when a test is skipped.

@@ -485,6 +485,7 @@ def test_run_async_gives_the_loop_back_between_items_and_while_calls_are_out() -
     assert order[-1] == "more of it"
 
 
+@pytest.mark.serial
 def test_run_async_holds_no_thread_while_a_thousand_wait() -> None:
     gate = Gate()
 

@@ -239,7 +239,7 @@ def figures_when(
     base_url: str, predicate: Callable[[Mapping[str, float]], bool]
 ) -> Mapping[str, float]:
     """Wait until the server, which is another process, has come so far."""
-    until = time.monotonic() + 10
+    until = time.monotonic() + 120
     while not predicate(figures := control(base_url)):
         assert time.monotonic() < until, figures
         time.sleep(0.01)

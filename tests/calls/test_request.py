@@ -271,7 +271,7 @@ class TestRefusals:
             assert errors_of(other.result(30)) == [None] * 3
 
 
-def wait_until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
+def wait_until(holds: Callable[[], bool], seconds: float = 120.0) -> None:
     until = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < until, "it did not come to pass"

@@ -315,6 +315,7 @@ def free_port() -> Iterator[int]:
         yield unheard.getsockname()[1]
 
 
+@pytest.mark.serial
 def test_too_few_open_files_are_told(examine: Examine) -> None:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))

@@ -188,6 +188,7 @@ def test_check_fails_a_call_whose_thread_is_gone(
 
 # CPython itself complains of the half-made loop that its constructor left behind.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.serial
 def test_start_failing_for_want_of_descriptors_is_an_error_and_the_next_call_works(
     service: LoopService,
 ) -> None:
@@ -237,6 +238,7 @@ def test_close_is_final_and_may_come_twice(service: LoopService) -> None:
         service.run(name_of_thread)
 
 
+@pytest.mark.serial
 def test_close_before_the_first_call_starts_no_thread() -> None:
     before = threading.active_count()
     service = LoopService()
@@ -293,6 +295,7 @@ def test_close_is_bounded_though_a_task_ignores_cancellation() -> None:
 
 
 @pytest.mark.linux
+@pytest.mark.serial
 def test_start_and_close_leave_no_thread_and_no_descriptor() -> None:
     """See dask#4072: descriptors leak per start and stop."""
 
@@ -311,6 +314,7 @@ def test_start_and_close_leave_no_thread_and_no_descriptor() -> None:
     assert len(os.listdir("/proc/self/fd")) == descriptors
 
 
+@pytest.mark.serial
 def test_close_leaves_no_thread_of_the_executor() -> None:
     """The SDK asks for the platform, and asyncio for a host's address, in such a thread."""
 

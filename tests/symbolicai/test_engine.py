@@ -241,6 +241,7 @@ def test_aforward_raises_the_error_of_one_argument(
         asyncio.run(engine.aforward(argument("text")))
 
 
+@pytest.mark.serial
 def test_a_thousand_aforwards_wait_on_one_loop_without_a_thread_each(
     engine: AsyncGPTXBatchEngine, fake_openai: FakeOpenAI
 ) -> None:

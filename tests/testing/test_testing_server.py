@@ -674,6 +674,7 @@ def test_starts_at_a_port_of_its_own_and_closes_twice() -> None:
         Clients("sync", server).chat()
 
 
+@pytest.mark.serial
 def test_starts_again_at_the_same_port() -> None:
     with FakeOpenAI() as server:
         address = server.base_url
@@ -682,6 +683,7 @@ def test_starts_again_at_the_same_port() -> None:
         assert Clients("sync", server).chat().choices
 
 
+@pytest.mark.serial
 def test_raises_when_the_port_is_taken(server: FakeOpenAI) -> None:
     threads = threading.active_count()
     taken = FakeOpenAI(port=int(server.base_url.split(":")[2].split("/")[0]))
@@ -706,6 +708,7 @@ def test_closes_at_once_with_requests_in_flight(in_thread: InThread, held: bool)
 
 
 @pytest.mark.linux
+@pytest.mark.serial
 def test_leaves_no_threads_or_descriptors() -> None:
     def descriptors() -> int:
         gc.collect()
