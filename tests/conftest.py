@@ -5,8 +5,8 @@ directory at import, and at no other time.
 
 How to write a test that fits in:
 
-- The suite runs on two workers, by file (`pytest -n 2 --dist loadfile`). Use port 0, `tmp_path` and
-  `monkeypatch`; rely on no other test; keep times, addresses and random values out of test ids.
+- The suite runs on three workers, by file (`pytest -n 3 --dist loadfile`). Use port 0, `tmp_path`
+  and `monkeypatch`; rely on no other test; keep times, addresses and random values out of test ids.
 - `@pytest.mark.serial` for a test that measures memory or pace, or counts or limits the threads,
   descriptors or ports of the whole process: `scripts/test` runs it alone, after the rest.
   `@pytest.mark.long` for one that takes minutes: only `scripts/test --long` runs it.
