@@ -23,7 +23,7 @@ from gptx_async.checks import (
 )
 from gptx_async.cli.main import main
 from gptx_async.errors import ConfigurationError
-from gptx_async.pacing.governor import Pacing
+from gptx_async.pacing.settings import Pacing
 from gptx_async.symbolicai.options import checked
 from gptx_async.telemetry.recorder import Recorder
 

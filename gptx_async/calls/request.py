@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..checks import MOST_TOKENS
 from ..errors import CostLimitError
-from ..pacing.governor import Governor, Pacing, Permit, StarvedError, Ticket
+from ..pacing.governor import Governor
+from ..pacing.queue import Permit, StarvedError, Ticket
+from ..pacing.settings import Pacing
 from ..telemetry import recorder as telemetry
 from ..telemetry.recorder import Recorder
 from ..transport.body import MAX_RESPONSE_BYTES

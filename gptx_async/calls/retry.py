@@ -21,7 +21,7 @@ import tenacity
 from .. import clock, errors
 from ..checks import LONGEST_SECONDS, seconds_of
 from ..pacing.buckets import parse_duration
-from ..pacing.governor import Permit
+from ..pacing.queue import Permit
 
 __all__ = [
     "PATIENCE",

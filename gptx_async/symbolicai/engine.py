@@ -32,8 +32,8 @@ from ..calls.refusals import Refusals
 from ..calls.request import BatchGroup, Request, Terms, estimate_tokens
 from ..calls.retry import PATIENCE
 from ..loop.call import Call, Outcome
-from ..pacing.governor import Pacing
 from ..pacing.rate_limit import RateLimit
+from ..pacing.settings import Pacing
 from ..telemetry.recorder import Recorder, Stats
 from ..transport.body import MAX_RESPONSE_BYTES
 from ..transport.client import ClientSettings

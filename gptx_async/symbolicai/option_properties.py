@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from ..pacing.governor import Pacing
 from ..pacing.rate_limit import RateLimit
+from ..pacing.settings import Pacing
 from ..telemetry.recorder import Recorder
 from .options import checked
 

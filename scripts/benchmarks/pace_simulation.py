@@ -20,7 +20,9 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gptx_async.pacing.governor import Governor, Pacing, StarvedError
+from gptx_async.pacing.governor import Governor
+from gptx_async.pacing.queue import StarvedError
+from gptx_async.pacing.settings import Pacing
 
 __all__ = ["Behaviour", "Figures", "Load", "SimulatedServer", "VirtualLoop", "simulate"]
 

@@ -35,7 +35,7 @@ from gptx_async.errors import (
     RequestTooLargeError,
 )
 from gptx_async.loop.service import default_service
-from gptx_async.pacing import governor
+from gptx_async.pacing import patience
 from gptx_async.testing import BatchScheduler, FakeOpenAI, HTTPFault, RecordedRequest, Reset
 from support.looking import line_on
 
@@ -159,7 +159,7 @@ class TestRetries:
         fake_openai: FakeOpenAI,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr(governor, "UNSENT_PATIENCE", 1.0)
+        monkeypatch.setattr(patience, "UNSENT_PATIENCE", 1.0)
         engine = build(rate_limit_patience=2.0)
         fake_openai.faults = lambda _request: HTTPFault(429)
         errors = errors_of(engine.forward(arguments(300)))

@@ -21,8 +21,8 @@ from gptx_async.errors import CostLimitError, GPTXAsyncError, RequestTooLargeErr
 from gptx_async.loop.call import Call
 from gptx_async.loop.scope import LoopScope
 from gptx_async.loop.service import default_service
-from gptx_async.pacing import governor
-from gptx_async.pacing.governor import Pacing
+from gptx_async.pacing import patience
+from gptx_async.pacing.settings import Pacing
 from gptx_async.telemetry.recorder import Recorder
 from gptx_async.testing import FakeOpenAI, HTTPFault
 from gptx_async.transport.client import ClientSettings
@@ -183,7 +183,7 @@ class TestErrors:
     def test_a_starved_call_that_was_refused_itself_says_so(
         self, build: Build, fake_openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(governor, "UNSENT_PATIENCE", 1.0)
+        monkeypatch.setattr(patience, "UNSENT_PATIENCE", 1.0)
         engine = build(rate_limit_patience=2.0, max_concurrency=8)
         fake_openai.faults = lambda request: HTTPFault(
             429, message=f"Too many: {request.user_text}"

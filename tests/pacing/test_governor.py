@@ -36,8 +36,10 @@ import pytest
 
 from gptx_async.errors import ConfigurationError, RequestTooLargeError
 from gptx_async.pacing.buckets import parse_duration
-from gptx_async.pacing.governor import Governor, Pacing, StarvedError, Ticket
+from gptx_async.pacing.governor import Governor
+from gptx_async.pacing.queue import StarvedError, Ticket
 from gptx_async.pacing.rate_limit import RateLimit
+from gptx_async.pacing.settings import Pacing
 
 T = TypeVar("T")
 

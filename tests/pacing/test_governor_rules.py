@@ -13,8 +13,10 @@ import pytest
 from gptx_async.checks import LONGEST_SECONDS
 from gptx_async.pacing.buckets import Bucket
 from gptx_async.pacing.controller import LearnedPace
-from gptx_async.pacing.governor import Governor, Pacing, Permit, StarvedError, Ticket
+from gptx_async.pacing.governor import Governor
+from gptx_async.pacing.queue import Permit, StarvedError, Ticket
 from gptx_async.pacing.rate_limit import RateLimit
+from gptx_async.pacing.settings import Pacing
 from gptx_async.telemetry.reservations import Reservations
 from support.virtual_time import clock, error_with, settle_down, simulate
 
@@ -174,7 +176,7 @@ def test_a_bug_while_learning_leaves_nobody_waiting(monkeypatch: pytest.MonkeyPa
             permit.succeeded({}, None)
         return await waiting
 
-    def fail(*_: Any) -> Any:
+    def fail(*_: Any, **__: Any) -> Any:
         raise ZeroDivisionError
 
     assert isinstance(simulate(main()), Permit)

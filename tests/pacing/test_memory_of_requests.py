@@ -10,7 +10,8 @@ import tracemalloc
 import pytest
 
 from gptx_async.calls import retry
-from gptx_async.pacing.governor import Governor, Pacing
+from gptx_async.pacing.governor import Governor
+from gptx_async.pacing.settings import Pacing
 from support.virtual_time import error_with, simulate
 
 ROUND = 2_000

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from gptx_async import RateLimit, checks
 from gptx_async.calls import retry
-from gptx_async.pacing.governor import Governor, Pacing
+from gptx_async.pacing.governor import Governor
+from gptx_async.pacing.settings import Pacing
 from gptx_async.testing import FakeOpenAI, HTTPFault
 from support.hostile import completion
 from support.pacing_engines import arguments, errors_of, governor_of, make_engine

@@ -15,7 +15,8 @@ import openai
 import pytest
 
 from gptx_async import RateLimit
-from gptx_async.pacing.governor import Governor, Pacing
+from gptx_async.pacing.governor import Governor
+from gptx_async.pacing.settings import Pacing
 from gptx_async.testing import FakeOpenAI, HTTPFault
 from support.pacing_engines import arguments, errors_of, make_engine
 from support.virtual_time import call, clock, error_with, simulate

@@ -10,7 +10,8 @@ import pytest
 
 import gptx_async
 from gptx_async import AsyncBatchEngine, RateLimit
-from gptx_async.pacing.governor import Governor, Pacing
+from gptx_async.pacing.governor import Governor
+from gptx_async.pacing.settings import Pacing
 from gptx_async.testing import FakeOpenAI
 from support.pacing_engines import KEY, MODEL, arguments, errors_of, governor_of, make_engine
 from support.virtual_time import settle_down, simulate

@@ -13,7 +13,8 @@ import pytest
 from gptx_async import RateLimit
 from gptx_async.mapping import progress
 from gptx_async.mapping.progress import Progress
-from gptx_async.pacing.governor import Governor, Pacing
+from gptx_async.pacing.governor import Governor
+from gptx_async.pacing.settings import Pacing
 from gptx_async.telemetry.recorder import Recorder
 from gptx_async.telemetry.stats import Stats
 from gptx_async.testing import FakeOpenAI, HTTPFault

@@ -14,7 +14,9 @@ from typing import Any, TypeVar
 import openai
 
 from gptx_async.calls import retry
-from gptx_async.pacing.governor import Governor, Pacing, StarvedError
+from gptx_async.pacing.governor import Governor
+from gptx_async.pacing.queue import StarvedError
+from gptx_async.pacing.settings import Pacing
 
 __all__ = ["call", "clock", "error_with", "settle_down", "simulate"]
 

@@ -29,7 +29,7 @@ from gptx_async.errors import ServiceClosedError, UnsupportedClientError
 from gptx_async.loop.call import Call
 from gptx_async.loop.scope import LoopScope
 from gptx_async.loop.service import default_service
-from gptx_async.pacing.governor import Pacing
+from gptx_async.pacing.settings import Pacing
 from gptx_async.symbolicai.v1.stand_in_client import StandInClient
 from gptx_async.testing import FakeOpenAI, Reset, Stall
 from gptx_async.transport.client import ClientSettings

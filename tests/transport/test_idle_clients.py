@@ -20,8 +20,10 @@ from gptx_async.calls.request import Terms, _Line
 from gptx_async.loop.call import Call
 from gptx_async.loop.scope import LoopScope
 from gptx_async.loop.service import default_service
-from gptx_async.pacing.governor import MEMORY_OF_FAILURES, Governor, Pacing
+from gptx_async.pacing.governor import Governor
+from gptx_async.pacing.patience import MEMORY_OF_FAILURES
 from gptx_async.pacing.rate_limit import RateLimit
+from gptx_async.pacing.settings import Pacing
 from gptx_async.symbolicai.v1.stand_in_client import StandInClient
 from gptx_async.testing import FakeOpenAI
 from gptx_async.transport.client import Client
@@ -193,7 +195,7 @@ def test_a_governor_with_limits_in_use_or_bad_news_is_not_at_rest() -> None:
         (await ticket.admit(0)).failed(OSError(), unreachable=True)
         ticket.close()
         assert not failing.is_at_rest()
-        failing._failed_at -= MEMORY_OF_FAILURES
+        failing._failures.failed_at -= MEMORY_OF_FAILURES
         assert failing.is_at_rest()
 
     asyncio.run(main())

@@ -5,7 +5,7 @@ from ..mutant import Mutant
 MUTANTS = [
     Mutant(
         "G1-granted-permit-lost",
-        "Governor._abandon",
+        "Governor.abandon",
         """\
         elif isinstance(permit := turn.result(), Permit):
             permit.release()""",
@@ -33,7 +33,7 @@ MUTANTS = [
     ),
     Mutant(
         "G4-unsent-patience",
-        "Governor._is_starved",
+        "Failures.have_starved",
         "            patience = max(patience, UNSENT_PATIENCE)",
         "            pass",
         "a call that was never sent waits longer than one that was refused",
@@ -41,17 +41,17 @@ MUTANTS = [
     ),
     Mutant(
         "G5-no-jitter",
-        "Governor._jittered",
-        "return pause * (1 + self._rng.random() / 10)",
+        "jittered",
+        "return pause * (1 + rng.random() / 10)",
         "return pause",
         "callers that wake together would be refused together",
         ("test_governor_rules.py",),
     ),
     Mutant(
         "G6-probe-not-fewest-faults",
-        "Governor._next",
-        "                key=lambda ticket: (ticket._faults, ticket._number),",
-        "                key=lambda ticket: ticket._number,",
+        "Queue.next",
+        "            key=lambda ticket: (ticket.faults, ticket.number),",
+        "            key=lambda ticket: ticket.number,",
         "a server is tested with the request that has the fewest faults of its own",
         ("test_governor.py::TestOutage::test_loses_no_call_to_half_a_minute",),
     ),
@@ -68,7 +68,7 @@ MUTANTS = [
     ),
     Mutant(
         "G8-pause-uncapped",
-        "Governor._begin_hold",
+        "Hold.begin",
         "pause = min(retry_after, LONGEST_PAUSE)",
         "pause = retry_after",
         "a long Retry-After must not stop everything for longer than the longest pause",
@@ -92,10 +92,10 @@ MUTANTS = [
     ),
     Mutant(
         "G11-waiting-not-counted-down",
-        "Governor._abandon",
+        "Governor.abandon",
         """\
         if turn.cancelled():
-            self._waiting -= 1""",
+            self._queue.waiting -= 1""",
         """\
         if turn.cancelled():
             pass""",
@@ -104,9 +104,9 @@ MUTANTS = [
     ),
     Mutant(
         "G12-outage-patience",
-        "Governor._is_starved",
-        "ticket._patience if self._is_refusing else OUTAGE_PATIENCE",
-        "ticket._patience",
+        "Failures.have_starved",
+        "ticket.patience if self.is_refusing else OUTAGE_PATIENCE",
+        "ticket.patience",
         "in an outage callers have the outage's patience, not that of a rate limit",
         ("test_governor_rules.py",),
     ),
@@ -120,9 +120,9 @@ MUTANTS = [
     ),
     Mutant(
         "G14-row-not-reset",
-        "Governor._succeeded",
+        "Failures.note_success",
         """\
-        self._failures_in_row = 0
+        self.in_row = 0
 """,
         "",
         "a success ends the row of failures",
@@ -138,7 +138,7 @@ MUTANTS = [
     ),
     Mutant(
         "G16-retry-after-kept-without-header",
-        "Governor._refused",
+        "Governor.settle_refusal",
         """\
             if told and not ("retry-after" in headers or "retry-after-ms" in headers):
                 retry_after = None""",
@@ -214,7 +214,7 @@ MUTANTS = [
         "G24-settle-without-pump",
         "Permit._settle",
         """\
-            self._governor._pump(now)  # or nobody would admit the tickets that wait
+            self._governor.admit_waiting(now)  # or nobody would admit the tickets that wait
             raise""",
         "            raise",
         "after an error while learning, the tickets that wait must still be admitted",
@@ -222,7 +222,7 @@ MUTANTS = [
     ),
     Mutant(
         "G25-given-back-twice",
-        "Permit._give_back",
+        "Permit._settle",
         'raise RuntimeError("A permit was given back twice. Call one of its methods, once.")',
         "pass",
         "a permit that is given back twice would let one too many out",
@@ -239,31 +239,31 @@ MUTANTS = [
     Mutant(
         "G28-blocked-though-out",
         "Governor._is_blocked",
-        "if not self._is_refusing or self._in_flight >= self._slots.allowed:",
-        "if not self._is_refusing:",
+        "if not self._failures.is_refusing or self._in_flight >= self._slots.allowed:",
+        "if not self._failures.is_refusing:",
         "tickets that wait for slow answers are not starved",
         ("test_patience.py", "test_governor.py"),
     ),
     Mutant(
         "G29-grant-keeps-blocked",
         "Governor._grant",
-        "self._granted_at, self._blocked_since = now, None",
+        "self._granted_at, self._failures.blocked_since = now, None",
         "self._granted_at = now",
         "a granted permit shows that the queue is not blocked",
         ("test_governor_rules.py",),
     ),
     Mutant(
         "G30-outlier-counts",
-        "Governor._settle",
-        "answer = min(max(0.0, tokens - permit._ticket.prompt_tokens), OUTLIER * usual)",
-        "answer = max(0.0, tokens - permit._ticket.prompt_tokens)",
+        "TokenReservation.learn",
+        "answer = min(answer, OUTLIER * self._usual_answer)",
+        "pass",
         "one usage that lies says little of the next answer",
         ("test_governor_rules.py",),
     ),
     Mutant(
         "G31-at-rest-with-news",
         "Governor.is_at_rest",
-        "if self._open_tickets or now - self._failed_at < MEMORY_OF_FAILURES:",
+        "if self._open_tickets or now - self._failures.failed_at < MEMORY_OF_FAILURES:",
         "if self._open_tickets:",
         "a governor that has bad news is kept, though nobody uses it",
         ("test_governor_rules.py",),
@@ -317,9 +317,9 @@ MUTANTS = [
     ),
     Mutant(
         "G37-mean-of-nothing",
-        "Governor._settle",
-        "self._answer_tokens = max(1.0, mean + (answer - mean) / 20)",
-        "self._answer_tokens = mean + (answer - mean) / 20",
+        "TokenReservation.learn",
+        "self._mean = max(1.0, mean + (answer - mean) / 20)",
+        "self._mean = mean + (answer - mean) / 20",
         "answers of no tokens must not make requests free",
         ("test_governor_rules.py",),
     ),
