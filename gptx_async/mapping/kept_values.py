@@ -15,6 +15,7 @@ import pickle
 from typing import Any
 
 from ..errors import CheckpointError
+from ..plain_json import SCALARS, is_plain_json
 from .dataset import is_symbol
 from .identity import declared
 
@@ -133,20 +134,18 @@ def _to_json(value: object) -> str:
 
 def _is_json(value: Any, *, symbols: bool = False) -> bool:
     """Return whether JSON, optionally with tagged Symbols, returns an equal value of equal type."""
-    kind = type(value)
-    if kind is int:
-        return bool(-LARGEST_INTEGER < value < LARGEST_INTEGER)
-    if kind is float:
-        return bool(math.isfinite(value))
-    if kind is dict:
-        return all(
-            type(name) is str and _is_json(each, symbols=symbols) for name, each in value.items()
-        )
-    if kind is list:
-        return all(_is_json(each, symbols=symbols) for each in value)
-    if symbols and is_symbol(value):
-        return _is_plain_symbol(value)
-    return kind in (str, bool, type(None))
+
+    def is_kept(value: Any) -> bool:
+        kind = type(value)
+        if kind is int:
+            return bool(-LARGEST_INTEGER < value < LARGEST_INTEGER)
+        if kind is float:
+            return bool(math.isfinite(value))
+        if symbols and is_symbol(value):
+            return _is_plain_symbol(value)
+        return kind in SCALARS
+
+    return is_plain_json(value, is_kept)
 
 
 def _is_plain_symbol(symbol: Any) -> bool:

@@ -20,7 +20,8 @@ import openai.pagination
 import openai.resources  # here, in the caller's thread: a lazy import on the loop could deadlock
 
 from ...calls.request import Request, Terms
-from ...transport.chat_post import SCALARS, is_of_the_sdk, overheard, post_of
+from ...plain_json import SCALARS, is_plain_json
+from ...transport.chat_post import is_of_the_sdk, overheard, post_of
 from ...transport.client import ClientSettings, check_supported, is_of_cerebras, settings_of
 from ...transport.original_error import original_of
 from ...transport.sync_side import must_run_in_caller
@@ -238,11 +239,14 @@ def _made_plain(
 
 
 def _is_plain(value: object) -> bool:
+    return is_plain_json(value, _is_plain_argument)
+
+
+def _is_plain_argument(value: Any) -> bool:
+    """Return whether reading a value that is neither a dictionary nor a list runs no other code."""
     kind = type(value)
-    if kind is dict:
-        return all(type(name) is str and _is_plain(each) for name, each in value.items())  # type: ignore[attr-defined]
-    if kind is list or kind is tuple:
-        return all(_is_plain(each) for each in value)  # type: ignore[attr-defined]
+    if kind is tuple:
+        return all(map(_is_plain, value))
     return kind in SCALARS or kind.__module__.partition(".")[0] == "openai"
 
 

@@ -66,11 +66,11 @@ MUTANTS = [
     ),
     Mutant(
         "C8-json-bool-keys",
-        "_is_json",
-        "type(name) is str and _is_json(each, symbols=symbols)",
-        "_is_json(each, symbols=symbols)",
+        "is_plain_json",
+        "if not all(type(name) is str for name in value):",
+        "if False:",
         "JSON turns keys of a dictionary into strings",
-        ("test_checkpoint.py::test_values_come_back_as_they_were",),
+        ("test_checkpoint.py::test_values_come_back_as_they_were", "test_plain_json.py"),
     ),
     Mutant(
         "C9-keep-without-lock",
