@@ -281,11 +281,13 @@ def subject(
 @example(name="max_tokens", value=Made("-1", lambda: -1))
 @example(name="max_completion_tokens", value=Made("-1", lambda: -1))
 @example(name="top_logprobs", value=Made("-1", lambda: -1))
+@pytest.mark.slow
 def test_a_parameter_of_the_request(subject: Subject, name: str, value: Made) -> None:
     subject.check(lambda: make_argument("text", **{name: value.make()}))
 
 
 @pytest.mark.parametrize("value", ODD.values(), ids=ODD.keys())
+@pytest.mark.slow
 def test_tools_that_are_none(subject: Subject, value: Make) -> None:
     subject.check(lambda: make_argument("text", tools=value()))
 
@@ -306,6 +308,7 @@ def test_several_of_them_at_once(subject: Subject, keywords: dict[str, Made]) ->
 
 @settings(DRAWN, max_examples=60)
 @given(value=VALUES, raw=st.booleans())
+@pytest.mark.slow
 def test_an_input_that_is_no_text(subject: Subject, value: Made, raw: bool) -> None:
     def make() -> Any:
         argument = make_argument("text", raw_input=raw)
@@ -320,6 +323,7 @@ def test_an_input_that_is_no_text(subject: Subject, value: Made, raw: bool) -> N
 @example(text="\ud83d\ude00 as two surrogates")
 @example(text="\0\x1b[31m\u202e")
 @example(text="x" * 300_000)
+@pytest.mark.slow
 def test_any_text(subject: Subject, text: str) -> None:
     subject.check(lambda: make_argument(text))
 
@@ -404,6 +408,7 @@ NO_ARGUMENTS: dict[str, Make] = {**ODD, "shallow": Shallow, "closed": Closed}
 
 @pytest.mark.parametrize("value", NO_ARGUMENTS.values(), ids=NO_ARGUMENTS.keys())
 @pytest.mark.parametrize("way", ["forward", "__call__", "aforward"])
+@pytest.mark.slow
 def test_an_item_that_is_no_argument(subject: Subject, value: Make, way: str) -> None:
     engine = subject.engine
     arguments = [make_argument("first"), value(), make_argument("last")]
@@ -477,6 +482,7 @@ BAD_LIMITS: dict[str, Any] = {
         *itertools.product(("forward", "__call__", "aforward"), ("deadline", "timeout")),
     ],
 )
+@pytest.mark.slow
 def test_a_limit_that_is_none_is_named_or_holds(
     subject: Subject, where: str, name: str, value: Any
 ) -> None:
@@ -576,6 +582,7 @@ def _built_and_asked(engine_class: Any, **given: Any) -> tuple[list[Any], dict[s
 @example(name="api_key", value=Made("no ASCII", lambda: "sk-\u4e2d"))
 @example(name="api_key", value=Made("a lone surrogate", lambda: "sk-\ud800"))
 @pytest.mark.usefixtures("_no_new_handlers")
+@pytest.mark.slow
 def test_what_the_engine_is_built_with(subject: Subject, name: str, value: Made) -> None:
     """Built like the sync engine, or not; and when it is built, asking is like asking that one."""
     expected, actual = (

@@ -18,6 +18,7 @@ from support.child import DEADLINE
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.mark.slow
 def test_the_site_is_built_without_a_warning_and_tells_of_every_public_name(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path],

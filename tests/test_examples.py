@@ -6,6 +6,8 @@ import os
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from gptx_async.testing import FakeOpenAI, HTTPFault
 from support.child import run_python
 
@@ -17,6 +19,7 @@ def run_example(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return run_python(str(EXAMPLES / name), *arguments, env=environment)
 
 
+@pytest.mark.slow
 def test_the_scheduler_example_names_keywords(fake_openai: FakeOpenAI, tmp_path: Path) -> None:
     fake_openai.reply = lambda request: (
         "keywords" if "keywords" in str(request.body) else "a summary"
@@ -30,6 +33,7 @@ def test_the_scheduler_example_names_keywords(fake_openai: FakeOpenAI, tmp_path:
     assert "calls" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_example_of_several_base_urls_tells_of_each() -> None:
     with (
         FakeOpenAI(reply=lambda _: "the Inn and the Sava") as good,

@@ -33,6 +33,7 @@ def example(heading: str) -> str:
     return str(block)
 
 
+@pytest.mark.slow
 def test_the_notebook_cell_runs_in_a_real_kernel(fake_openai: FakeOpenAI) -> None:
     cells = [example("In a notebook"), "print(type(summary).__name__, len(summaries))"]
     notebook: Any = nbformat.v4.new_notebook()  # type: ignore[no-untyped-call]
@@ -56,6 +57,7 @@ def web_server(fake_openai: FakeOpenAI, tmp_path: Path) -> Iterator[str]:
         assert process.wait(DEADLINE) in {0, -15}
 
 
+@pytest.mark.slow
 def test_the_web_handlers_answer_under_uvicorn(web_server: str, fake_openai: FakeOpenAI) -> None:
     fake_openai.reply = lambda _request: "a summary"
     with urllib.request.urlopen(
@@ -67,6 +69,7 @@ def test_the_web_handlers_answer_under_uvicorn(web_server: str, fake_openai: Fak
     assert len(fake_openai.requests) == 6
 
 
+@pytest.mark.slow
 def test_the_scheduler_example_runs(fake_openai: FakeOpenAI) -> None:
     fake_openai.reply = lambda request: f"{len(fake_openai.requests)}"
     completed = run_python("-c", example("Under a scheduler") + "\nprint(len(results), results)")
@@ -75,6 +78,7 @@ def test_the_scheduler_example_runs(fake_openai: FakeOpenAI) -> None:
     assert len(fake_openai.requests) == 6
 
 
+@pytest.mark.slow
 def test_the_example_of_other_models_runs(fake_openai: FakeOpenAI) -> None:
     completed = run_python("-c", example("Other models"))
     assert completed.stdout.strip() == "1 gpt-4o-mini", completed.stderr
@@ -93,6 +97,7 @@ def test_the_table_of_models_is_that_of_the_code() -> None:
             assert engine_class_of(model).__name__ == name
 
 
+@pytest.mark.slow
 def test_the_example_of_a_dataset_runs(
     fake_openai: FakeOpenAI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -107,6 +112,7 @@ def test_the_example_of_a_dataset_runs(
     assert len(fake_openai.requests) == 12
 
 
+@pytest.mark.slow
 def test_the_example_of_a_dataset_in_a_coroutine_runs(fake_openai: FakeOpenAI) -> None:
     fake_openai.reply = lambda request: "a summary"
     completed = run_python("-c", example("Over a dataset, in a coroutine"))
@@ -124,6 +130,7 @@ sys.exit(start_python("-m", "gptx_async", *sys.argv[1:]).wait())
 """
 
 
+@pytest.mark.slow
 def test_the_commands_over_a_file_run(
     fake_openai: FakeOpenAI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,6 +171,7 @@ def test_the_commands_over_a_file_run(
     assert len(fake_openai.requests) == 6
 
 
+@pytest.mark.slow
 def test_the_example_of_pacing_runs(fake_openai: FakeOpenAI) -> None:
     program = example("Retries, pacing and costs") + "\nprint(engine.stats().table())"
     completed = run_python("-c", program)
@@ -178,6 +186,7 @@ def test_the_table_of_events_is_that_of_the_code() -> None:
     }
 
 
+@pytest.mark.slow
 def test_the_testing_example_runs() -> None:
     completed = run_python("-c", example("Testing your own code"))
     assert completed.stdout.strip() == "[]", completed.stderr

@@ -133,6 +133,7 @@ def assert_no_key(*texts: object) -> None:
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
+@pytest.mark.slow
 def test_a_failed_item_tells_no_key(
     engine: AsyncGPTXBatchEngine, fake_openai: FakeOpenAI, fault: Fault, log: list[str]
 ) -> None:
@@ -153,6 +154,7 @@ def test_a_failed_item_tells_no_key(
 
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
+@pytest.mark.slow
 def test_a_query_that_fails_tells_no_key(
     engine: AsyncGPTXBatchEngine, fake_openai: FakeOpenAI, fault: Fault
 ) -> None:
@@ -343,6 +345,7 @@ def test_a_query_that_fails_under_a_scheduler_tells_no_key(
     assert_no_key(results, *log, *(text for error in results for text in texts_of(error)))
 
 
+@pytest.mark.slow
 def test_a_child_process_that_ends_by_an_error_tells_no_key(fake_openai: FakeOpenAI) -> None:
     """On its standard error: an uncaught error, one in a thread, and the stacks of a dump."""
     program = """
@@ -420,6 +423,7 @@ def run_pytest(folder: Path, *options: str, **modules: str) -> subprocess.Comple
 
 
 @pytest.mark.parametrize("options", [(), ("-n", "2")], ids=["one process", "two workers"])
+@pytest.mark.slow
 def test_the_scan_finds_a_key_wherever_a_passing_test_leaves_it(
     tmp_path: Path, options: tuple[str, ...]
 ) -> None:
@@ -433,6 +437,7 @@ def test_the_scan_finds_a_key_wherever_a_passing_test_leaves_it(
     assert KEY not in found, "the scan itself does not say the key"
 
 
+@pytest.mark.slow
 def test_the_scan_keeps_the_tests_of_two_workers_apart(tmp_path: Path) -> None:
     """A test that fails in one worker does not excuse a test that runs in the other."""
     fails = f"""
@@ -458,6 +463,7 @@ def test_leaks():
     assert "test_leaks.py::test_leaks, captured stdout call" in found, finished.stdout
 
 
+@pytest.mark.slow
 def test_the_scan_passes_what_has_no_key_and_failed_tests_as_they_are(tmp_path: Path) -> None:
     tests = f"""
 import pytest

@@ -364,6 +364,7 @@ RUNNERS = [run_blocking, run_on_a_loop, run_within_an_item]
 
 
 @pytest.mark.parametrize("run", RUNNERS)
+@pytest.mark.slow
 def test_a_deadline_ends_what_is_not_answered_and_keeps_what_is(
     run: Callable[[Batch[Any, Any]], list[Outcome[Any]]],
 ) -> None:
@@ -393,6 +394,7 @@ def test_a_deadline_ends_what_is_not_answered_and_keeps_what_is(
 
 
 @pytest.mark.parametrize("run", RUNNERS)
+@pytest.mark.slow
 def test_a_batch_that_is_unwound_is_freed_though_the_collector_ran_meanwhile(
     run: Callable[[Batch[Any, Any]], list[Outcome[Any]]],
 ) -> None:
@@ -439,6 +441,7 @@ def test_a_service_that_closes_is_no_deadline_that_passed() -> None:
     assert [type(outcome.error) for outcome in results[0]] == [ServiceClosedError] * 8
 
 
+@pytest.mark.slow
 def test_what_was_not_begun_by_the_deadline_is_never_sent() -> None:
     gate = Gate()
     outcomes = Batch(gate.ask, range(5), window=2, deadline=2.0).run()

@@ -56,6 +56,7 @@ def engine(fake_openai: FakeOpenAI) -> Iterator[AsyncGPTXBatchEngine]:
     ],
     ids=["a query", "forward", "a scheduler's main thread"],
 )
+@pytest.mark.slow
 def test_ctrl_c_takes_the_requests_back_and_the_engine_answers_after_it(
     fake_openai: FakeOpenAI, call: str, count: int
 ) -> None:

@@ -113,6 +113,7 @@ class Confused(Server):
         return answer_to(marker.replace(".3", ".4") if "round" in marker else marker)
 
 
+@pytest.mark.slow
 def test_a_swapped_answer_is_found(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -135,6 +136,7 @@ class Mute(Server):
         return answer_to(marker)
 
 
+@pytest.mark.slow
 def test_a_lost_answer_is_found(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

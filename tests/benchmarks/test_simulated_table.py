@@ -29,6 +29,7 @@ SHARED = ("two processes", "four processes")
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
+@pytest.mark.slow
 def test_a_server_is_used_and_little_is_refused(cell: Cell) -> None:
     seeds = range(SEED, SEED + 3) if cell.behaviour.neighbour else (SEED,)
     outcomes = [cell.run(SECONDS, seed) for seed in seeds]
@@ -42,6 +43,7 @@ def test_a_server_is_used_and_little_is_refused(cell: Cell) -> None:
 
 @pytest.mark.parametrize("share", RANDOM_SHARES)
 @pytest.mark.parametrize(("workers", "latency"), RANDOM_LOADS)
+@pytest.mark.slow
 def test_random_refusals_slow_nothing_down(share: float, workers: int, latency: float) -> None:
     behaviour = Behaviour(latency, refused_at_random=share, retry_after=0.1)
     seconds = 60.0 if workers / latency < 200 else 15.0
@@ -52,6 +54,7 @@ def test_random_refusals_slow_nothing_down(share: float, workers: int, latency: 
     assert mean(short) < 1.6
 
 
+@pytest.mark.slow
 def test_a_server_that_turns_into_another_is_soon_used_again() -> None:
     late = {
         name: seconds

@@ -98,6 +98,7 @@ class TestRetries:
         assert retry_counts(fake_openai) == ["0", "1", "2"]
 
     @pytest.mark.parametrize("fault", [HTTPFault(503, retry_after_ms=1), Reset("before")])
+    @pytest.mark.slow
     def test_a_call_alone_fails_after_its_retries_also_when_the_server_has_answered_before(
         self, build: Callable[..., AsyncGPTXBatchEngine], fake_openai: FakeOpenAI, fault: Any
     ) -> None:
@@ -132,6 +133,7 @@ class TestRetries:
         ],
         ids=["milliseconds", "seconds", "date", "reset"],
     )
+    @pytest.mark.slow
     def test_a_429_waits_as_long_as_it_is_told_or_longer(
         self,
         build: Callable[..., AsyncGPTXBatchEngine],
@@ -153,6 +155,7 @@ class TestRetries:
         engine.forward(arguments(3))
         assert retry_counts(fake_openai) == ["0", "0", "0", "1"]
 
+    @pytest.mark.slow
     def test_nothing_but_429s_ends_with_the_error_after_the_patience(
         self,
         build: Callable[..., AsyncGPTXBatchEngine],
@@ -302,6 +305,7 @@ class TestPacing:
         engine.forward(arguments(10))
         assert (engine.stats().limit, fake_openai.max_in_flight) == (4, 4)
 
+    @pytest.mark.slow
     def test_a_configured_rate_is_kept(
         self, build: Callable[..., AsyncGPTXBatchEngine], fake_openai: FakeOpenAI
     ) -> None:
@@ -311,6 +315,7 @@ class TestPacing:
         engine.forward(arguments(30))
         assert time.monotonic() - began > 1.8
 
+    @pytest.mark.slow
     def test_a_configured_rate_of_tokens_is_kept_by_the_engines_own_count(
         self, build: Callable[..., AsyncGPTXBatchEngine], fake_openai: FakeOpenAI
     ) -> None:
@@ -551,6 +556,7 @@ class TestSeeing:
         [event] = [event for event in events if event["event"] == "service.restarted"]
         assert (event["level"], event["cause"]) == ("warning", "SystemExit")
 
+    @pytest.mark.slow
     def test_a_pause_is_told_once_for_a_burst_of_refusals(
         self,
         build: Callable[..., AsyncGPTXBatchEngine],

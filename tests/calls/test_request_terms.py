@@ -72,6 +72,7 @@ def wait_until(holds: Callable[[], bool]) -> None:
 
 
 class TestCosts:
+    @pytest.mark.slow
     def test_a_call_that_may_not_be_sent_again_gives_its_permit_back(
         self, build: Build, fake_openai: FakeOpenAI
     ) -> None:
@@ -180,6 +181,7 @@ class TestErrors:
         assert len(set(map(id, errors))) == len(errors), "one object raised twice would grow"
         assert len(fake_openai.requests) < 5
 
+    @pytest.mark.slow
     def test_a_starved_call_that_was_refused_itself_says_so(
         self, build: Build, fake_openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -93,6 +93,7 @@ def test_a_link_in_place_of_the_part_is_not_followed(
     assert rows_in("out.jsonl") == answered(range(6))
 
 
+@pytest.mark.slow
 def test_the_leftover_of_a_killed_run_is_replaced(
     run: Run, folder: Path, fake_openai: FakeOpenAI
 ) -> None:
@@ -173,6 +174,7 @@ def run_in_shell(redirections: str, *options: str) -> subprocess.CompletedProces
         ("<&-", (*OUT, "--input", "-"), "Standard input is closed. Give the name of a file"),
     ],
 )
+@pytest.mark.slow
 def test_a_standard_stream_that_cannot_be_used_is_one_line(
     folder: Path, fake_openai: FakeOpenAI, redirections: str, options: tuple[str, ...], told: str
 ) -> None:
@@ -182,6 +184,7 @@ def test_a_standard_stream_that_cannot_be_used_is_one_line(
     assert completed.returncode == 2
 
 
+@pytest.mark.slow
 def test_no_standard_error_is_no_error(folder: Path, fake_openai: FakeOpenAI) -> None:
     completed = run_in_shell("2>&-", *ASK, "--output", "-")
     assert (completed.returncode, completed.stderr) == (0, "")

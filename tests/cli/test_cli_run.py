@@ -610,6 +610,7 @@ def let_all_but_the_first_be_answered(server: FakeOpenAI) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.slow
 def test_a_run_that_is_stopped_goes_on_where_it_was(
     run: Callable[..., int], folder: Path, fake_openai: FakeOpenAI, number: signal.Signals
 ) -> None:
@@ -640,6 +641,7 @@ def test_a_run_that_is_stopped_goes_on_where_it_was(
     assert not (folder / "out.jsonl.part").exists()
 
 
+@pytest.mark.slow
 def test_rows_go_through_pipes_as_they_come(folder: Path, fake_openai: FakeOpenAI) -> None:
     with child(*ASK[:4], "--input", "-", "--output", "-") as process:
         assert process.stdin is not None
@@ -656,6 +658,7 @@ def test_rows_go_through_pipes_as_they_come(folder: Path, fake_openai: FakeOpenA
         assert "rows      3: 3 done" in process.stderr.read()
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_standard_input_is_waited_for(folder: Path, fake_openai: FakeOpenAI) -> None:
     with child(*ASK[:4], "--input", "-", "--output", "-") as process:
         assert process.stdin is not None
@@ -671,6 +674,7 @@ def test_ctrl_c_while_standard_input_is_waited_for(folder: Path, fake_openai: Fa
     assert "Traceback" not in told
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_ends_the_run(folder: Path, fake_openai: FakeOpenAI) -> None:
     write_rows(folder / "items.jsonl", 5000)
     with child(*ASK, "--output", "-", "--quiet") as process:

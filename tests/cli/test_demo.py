@@ -108,6 +108,7 @@ def test_find_wrong_of_a_real_model_wants_a_text(answers: list[Any], wrong: list
     assert find_wrong(DOCUMENTS, answers, expected=None) == wrong
 
 
+@pytest.mark.slow
 def test_demo_answers_right_and_leaves_no_file(tmp_path: Path) -> None:
     process = start_demo(tmp_path, "--documents", "12", "--latency", "0.01", fresh=True)
     output, errors = process.communicate(timeout=DEADLINE)
@@ -123,6 +124,7 @@ def test_demo_answers_right_and_leaves_no_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_interrupted_demo_ends_without_traceback(tmp_path: Path) -> None:
     process = start_demo(tmp_path, "--documents", "2", "--latency", "3600")
     assert process.stderr is not None

@@ -138,6 +138,7 @@ def test_the_configuration_is_the_one_that_symbolicai_would_take(
     assert examine()["configuration"]["text"] == str(home)
 
 
+@pytest.mark.slow
 def test_symbolicai_itself_agrees_which_configuration_it_takes(folder: Path) -> None:
     """Its own words, in a process of its own: the rules are its code, but read without it."""
     program = """
@@ -240,6 +241,7 @@ def test_an_engine_is_asked_where_it_would_ask(
         (lambda server: server.close(), "fail", "can't be reached"),
     ],
 )
+@pytest.mark.slow
 def test_the_base_url_is_asked(
     examine: Examine,
     fake_openai: FakeOpenAI,
@@ -357,6 +359,7 @@ def test_packages_that_do_not_fit_are_told(
     assert checks["no-such-package"]["text"] == "not installed"
 
 
+@pytest.mark.slow
 def test_the_command_changes_nothing_and_says_no_more_than_it_should(folder: Path) -> None:
     program = """
 import sys

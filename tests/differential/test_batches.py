@@ -116,6 +116,7 @@ def run(
 
 @pytest.mark.parametrize("prepared", [False, True], ids=["unprepared", "prepared"])
 @pytest.mark.parametrize("way", WAYS)
+@pytest.mark.slow
 def test_a_batch_is_like_its_arguments_one_by_one(
     laboratory: Laboratory, way: str, prepared: bool
 ) -> None:

@@ -34,6 +34,8 @@ from .harness import CASES, Case, Laboratory, Subject, World
 from .outcomes import differences
 from .test_batches import run
 
+pytestmark = pytest.mark.slow  # the edit loop runs test_differential.py, of one provider
+
 SUBJECTS = {
     "reasoning": Subject(GPTXReasoningEngine, "o3-mini"),
     "responses": Subject(OpenAIResponsesEngine, "responses:gpt-4o-mini"),

@@ -111,6 +111,7 @@ def test_the_notebook_is_committed_without_outputs() -> None:
         assert (cell.outputs, cell.execution_count) == ([], None)
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_from_its_first_cell_to_its_last(fake_openai: FakeOpenAI) -> None:
     fake_openai.reply = summary
     notebook = read_notebook()
@@ -140,6 +141,7 @@ def test_the_notebook_runs_from_its_first_cell_to_its_last(fake_openai: FakeOpen
         ("await engine.aforward(", "CancelledError"),  # so Jupyter interrupts what is awaited
     ],
 )
+@pytest.mark.slow
 def test_an_interrupt_takes_a_batchs_requests_back_and_the_next_cell_is_answered(
     kernel: Kernel, fake_openai: FakeOpenAI, code: str, raised: str
 ) -> None:
@@ -176,6 +178,7 @@ task = asyncio.create_task(engine.aforward([question("in a task")] * 5))
 """
 
 
+@pytest.mark.slow
 def test_a_kernel_with_calls_in_flight_ends_by_itself_when_it_is_shut_down(
     kernel: Kernel, fake_openai: FakeOpenAI
 ) -> None:

@@ -90,6 +90,7 @@ class Report(Expression):  # type: ignore[misc]
         return ask(self.outline(input))
 
 
+@pytest.mark.slow
 def test_each_of_many_items_in_three_nested_expressions_is_answered_or_failed(
     engine: AsyncGPTXBatchEngine, fake_openai: FakeOpenAI, in_thread: InThread
 ) -> None:
@@ -130,6 +131,7 @@ def fate(text: str) -> tuple[type, str, int]:
             return str, f"((({text})))", 3
 
 
+@pytest.mark.slow
 def test_no_run_of_many_leaves_anything_to_the_next_or_to_a_plain_query(
     engine: AsyncGPTXBatchEngine, fake_openai: FakeOpenAI, in_thread: InThread
 ) -> None:
@@ -154,6 +156,7 @@ def test_no_run_of_many_leaves_anything_to_the_next_or_to_a_plain_query(
         assert [asked(request) for request in fake_openai.requests] == [f"plain {number}"]
 
 
+@pytest.mark.slow
 def test_a_scheduler_runs_again_and_again_while_others_are_made(
     engine: AsyncGPTXBatchEngine, fake_openai: FakeOpenAI, in_thread: InThread
 ) -> None:
@@ -179,6 +182,7 @@ class Tracked(Report):
         return answers, tracker.usage["GPTXChatEngine", MODEL]["usage"]["total_calls"]
 
 
+@pytest.mark.slow
 def test_a_metadata_tracker_in_an_expression_sees_the_calls_of_its_item_and_no_others(
     engine: AsyncGPTXBatchEngine, in_thread: InThread
 ) -> None:
@@ -187,6 +191,7 @@ def test_a_metadata_tracker_in_an_expression_sees_the_calls_of_its_item_and_no_o
     assert results == [([f"({text})", f"(({text}))", f"((({text})))"], 3) for text in texts]
 
 
+@pytest.mark.slow
 def test_each_run_goes_by_the_engine_that_is_registered_then(
     engine: AsyncGPTXBatchEngine,
     engine_repository: Any,

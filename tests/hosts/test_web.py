@@ -193,6 +193,7 @@ def site(shared_site: Site) -> Iterator[Site]:
     shared_site.model.release()
 
 
+@pytest.mark.slow
 def test_two_hundred_clients_of_each_kind_of_handler_are_answered_rightly(site: Site) -> None:
     async def main(client: Client) -> None:
         site.model.hold()
@@ -287,6 +288,7 @@ def test_each_worker_answers_though_the_service_ran_before_the_fork(site: Site) 
 
 @pytest.mark.parametrize("name", ["uvicorn", "gunicorn"])
 @pytest.mark.parametrize("the_model_answers", [True, False])
+@pytest.mark.slow
 def test_a_server_that_is_told_to_end_under_load_ends_by_itself(
     tmp_path: Path, name: str, the_model_answers: bool
 ) -> None:

@@ -67,6 +67,7 @@ print(ask("after the fork"))
 
 
 @pytest.mark.parametrize("leave", ["sys.exit(0)", "os._exit(0)"])
+@pytest.mark.slow
 def test_the_parents_requests_finish_when_it_forks_in_the_middle_of_them(
     monkeypatch: pytest.MonkeyPatch, leave: str
 ) -> None:
@@ -89,6 +90,7 @@ def test_the_parents_requests_finish_when_it_forks_in_the_middle_of_them(
     assert (errors, code) == ("", 0)
 
 
+@pytest.mark.slow
 def test_a_fork_from_a_thread_while_another_holds_the_start_lock() -> None:
     """See fsspec/filesystem_spec#1790, zarr-python#2812: the child hangs."""
     lines, errors, code = run("""
@@ -117,6 +119,7 @@ print(ask("of the parent"))
 
 
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+@pytest.mark.slow
 def test_the_children_of_multiprocessing_start_their_own_loop(method: str) -> None:
     """In a file of its own: spawn and forkserver import what they run."""
     program = """
@@ -142,6 +145,7 @@ print(asking.ask("after it"))
 
 @pytest.mark.parametrize("daemon", [True, False])
 @pytest.mark.parametrize("end", ["", "sys.exit(3)"])
+@pytest.mark.slow
 def test_exit_with_requests_in_flight_is_quick_and_silent(
     fake_openai: FakeOpenAI, daemon: bool, end: str
 ) -> None:
@@ -164,6 +168,7 @@ atexit.register(report)  # runs after the threads that are no daemons were waite
     assert (errors, code) == ("", 3 if end else 0)
 
 
+@pytest.mark.slow
 def test_a_thread_that_outlives_the_main_thread_is_told_so() -> None:
     lines, errors, _ = run("""
 def late():
@@ -176,6 +181,7 @@ ask()
 
 
 @pytest.mark.parametrize("warm", [True, False])
+@pytest.mark.slow
 def test_calls_in_exit_handlers_before_and_after_ours_answer_or_fail(warm: bool) -> None:
     """They run in the reverse of their order; ours comes with the import (cpython#113964)."""
     program = (
@@ -198,6 +204,7 @@ atexit.register(lambda: print("before ours:", ask_or_error("1"), ask_or_error("2
     assert (completed.stderr, completed.returncode) == ("", 0)
 
 
+@pytest.mark.slow
 def test_the_first_call_may_be_made_while_a_module_is_imported() -> None:
     """A wait on another thread during an import hangs if that thread imports, too (crochet#43)."""
     program = """
@@ -211,6 +218,7 @@ import asks_when_imported
     assert completed.stdout == "answer to text\n", completed.stderr
 
 
+@pytest.mark.slow
 def test_a_call_of_a_finaliser_on_the_loop_thread_fails_and_the_loop_lives() -> None:
     """See h5py#2019."""
     lines, errors, _ = run("""
@@ -231,6 +239,7 @@ print(ask())
     assert lines == ["gptx_async-loop LoopThreadError", "answer to text"], errors
 
 
+@pytest.mark.slow
 def test_a_call_of_a_finaliser_in_the_middle_of_a_submit_does_not_hang() -> None:
     lines, errors, _ = run("""
 class Asks:
@@ -246,6 +255,7 @@ print(ask())
 
 
 @pytest.mark.linux
+@pytest.mark.slow
 def test_closing_and_starting_again_leaves_no_thread_and_no_descriptor() -> None:
     lines, _, _ = run("""
 def cycle():
@@ -265,6 +275,7 @@ print(figures() == before, before, figures())
     assert lines[0].startswith("True"), lines
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_a_query_is_seen_by_the_server_before_it_is_raised(
     fake_openai: FakeOpenAI,
 ) -> None:

@@ -262,6 +262,7 @@ def test_close_closes_what_the_scope_holds_last_built_first(service: LoopService
     assert closed == ["second", "first"]
 
 
+@pytest.mark.slow
 def test_close_is_bounded_though_a_task_ignores_cancellation() -> None:
     completed = run_child("""
         import asyncio, threading

@@ -480,6 +480,7 @@ def test_a_value_that_cannot_be_read_is_told_with_its_index(path: Path) -> None:
             gptx_async.map(other, [Point(1)], checkpoint=path, checkpoint_pickle=True)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_is_in_use_is_refused(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -613,6 +614,7 @@ def killed(path: Path, in_thread: Callable[..., Future[Any]]) -> Iterator[Killed
         killed.process.kill()
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_twenty_times_asks_for_nothing_that_is_kept(
     fake_openai: FakeOpenAI, path: Path, killed: Killed
 ) -> None:

@@ -401,6 +401,7 @@ def test_threads_end_with_a_run_that_ends_well() -> None:
     assert gptx_async.map(double, []) == []
 
 
+@pytest.mark.slow
 def test_a_reader_that_blocks_does_not_hold_up_the_end() -> None:
     """Its thread can't be ended from outside: it is a daemon, and ends when the dataset goes on."""
     go_on = threading.Event()
@@ -442,6 +443,7 @@ print(gptx_async.map(ask, texts, checkpoint=sys.argv[2]) == [f"answer to {text}"
 """
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_is_done_and_takes_the_rest_back(
     engine: AsyncGPTXBatchEngine, fake_openai: FakeOpenAI, tmp_path: Any
 ) -> None:
@@ -933,6 +935,7 @@ gptx_async.map(ask, texts, on_error="return", progress=True)
 """
 
 
+@pytest.mark.slow
 def test_a_bar_in_a_terminal_shows_what_the_engine_tells(
     engine: AsyncGPTXBatchEngine, fake_openai: FakeOpenAI
 ) -> None:
@@ -944,6 +947,7 @@ def test_a_bar_in_a_terminal_shows_what_the_engine_tells(
     assert "cost=US$ 0.0000" not in last
 
 
+@pytest.mark.slow
 def test_there_is_no_bar_where_there_is_no_terminal() -> None:
     program = "import gptx_async; print(gptx_async.map(abs, [-1, 2], progress=True))"
     completed = run_child(program)

@@ -354,6 +354,7 @@ class TestRateLimitOfTheServer:
     @pytest.mark.parametrize("seed", [1, 2])
     @pytest.mark.parametrize("burst", [2, 5, 20])
     @pytest.mark.parametrize("latency", [(0.05, 0.5), (2.0, 20.0)])
+    @pytest.mark.slow
     def test_uses_all_without_429s_when_headers_tell(
         self, seed: int, burst: int, latency: tuple[float, float]
     ) -> None:
@@ -751,6 +752,7 @@ class TestOutage:
     @pytest.mark.parametrize("seed", [1, 2, 3])
     @pytest.mark.parametrize("status", [0, 502, 503])
     @pytest.mark.parametrize("workers", [30, 300])
+    @pytest.mark.slow
     def test_loses_no_call_to_half_a_minute(self, seed: int, status: int, workers: int) -> None:
         # As many as were out fail at once, and may cost each a retry; after that, single probes.
         server = Server(status=between(5, 35, status), seed=seed)

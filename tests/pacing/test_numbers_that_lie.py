@@ -78,6 +78,7 @@ statuses = st.sampled_from([200, 200, 200, 408, 409, 429, 429, 500, 502, 503, 52
 @example([(200, {"x-ratelimit-limit-requests": "5e-324"}, 1)], None)
 @example([(200, {}, 8_999_999_999_999_999)] * 3, RateLimit(tokens_per_minute=60_000))
 @settings(max_examples=300, deadline=None)
+@pytest.mark.slow
 def test_no_header_raises_or_keeps_a_permit(
     answers: list[tuple[int, dict[str, str], int | None]], limit: RateLimit | None
 ) -> None:
@@ -124,6 +125,7 @@ def test_a_time_told_is_positive_and_at_most_a_month(text: str) -> None:
 
 
 @pytest.mark.parametrize("date", DATES_OUT_OF_RANGE)
+@pytest.mark.slow
 def test_a_date_out_of_range_is_no_date(fake_openai: FakeOpenAI, date: str) -> None:
     """Each refusal used to keep its permit, so that the fifth call waited forever."""
     engine = make_engine(max_concurrency=4, client_max_retries=1, rate_limit_patience=60.0)
@@ -212,6 +214,7 @@ def test_a_bug_while_settling_an_error_leaves_the_servers_own(
 @settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
+@pytest.mark.slow
 def test_a_call_over_http_ends_whatever_came_before(
     fake_openai: FakeOpenAI, answers: list[tuple[int, dict[str, str], int]]
 ) -> None:

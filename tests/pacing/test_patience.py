@@ -105,6 +105,7 @@ def test_calls_go_on_soon_after_the_day_has_begun_again() -> None:
     assert seconds < 60
 
 
+@pytest.mark.slow
 def test_a_call_is_tried_again_for_its_whole_patience(fake_openai: FakeOpenAI) -> None:
     """It used to end after half of it: what was left was counted from the first attempt."""
     engine = make_engine(rate_limit_patience=4.0)
@@ -191,6 +192,7 @@ def test_each_engine_has_its_own_patience_in_a_shared_queue() -> None:
     assert simulate(main())[1] <= 5.0 + 30.0 + 2, "at most one slow answer longer than the patience"
 
 
+@pytest.mark.slow
 def test_a_used_up_day_ends_each_call_over_http(fake_openai: FakeOpenAI) -> None:
     engine = make_engine(rate_limit_patience=2.0)
     fake_openai.faults = lambda _request: HTTPFault(429, headers=DAY_IS_USED_UP)
@@ -202,6 +204,7 @@ def test_a_used_up_day_ends_each_call_over_http(fake_openai: FakeOpenAI) -> None
     assert errors_of(engine.forward(arguments(3))) == [None] * 3
 
 
+@pytest.mark.slow
 def test_a_healthy_queue_ends_no_call_over_http(fake_openai: FakeOpenAI) -> None:
     engine = make_engine(
         rate_limit=RateLimit(requests_per_minute=600), rate_limit_patience=0.0, window=64

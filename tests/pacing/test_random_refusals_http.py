@@ -45,6 +45,7 @@ def seconds_of(share: float, *, adaptive: bool) -> float:
 
 
 @pytest.mark.parametrize("share", [0.03, 0.1, 0.2])
+@pytest.mark.slow
 def test_a_batch_is_not_slowed_down(share: float) -> None:
     # A collapse takes ten times as long and more; a busy machine must not look like one.
     plain = seconds_of(share, adaptive=False)

@@ -41,6 +41,7 @@ def ask(text: str) -> str:
 
 
 class TestRejectedPrompt:
+    @pytest.mark.slow
     def test_it_fails_alone_in_a_batch_as_with_the_sync_engine(
         self, fake_openai: FakeOpenAI
     ) -> None:

@@ -56,6 +56,7 @@ def test_an_epoch_is_no_duration(name: str, epoch: str) -> None:
 
 
 @pytest.mark.parametrize("epoch", EPOCHS)
+@pytest.mark.slow
 def test_a_429_whose_reset_is_an_epoch_is_tried_again(fake_openai: FakeOpenAI, epoch: str) -> None:
     """It used to fail at once, for the wait was longer than any patience."""
     fake_openai.fail_next(HTTPFault(429, headers={"x-ratelimit-reset-requests": epoch}))
@@ -63,6 +64,7 @@ def test_a_429_whose_reset_is_an_epoch_is_tried_again(fake_openai: FakeOpenAI, e
 
 
 @pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.slow
 def test_a_server_whose_clock_is_ahead_is_tried_again(fake_openai: FakeOpenAI, status: int) -> None:
     headers = {"date": date(minutes=10), "retry-after": date(minutes=10, seconds=1)}
     fake_openai.fail_next(HTTPFault(status, headers=headers))

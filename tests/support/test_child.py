@@ -57,6 +57,7 @@ PIPE = subprocess.PIPE
         ),
     ],
 )
+@pytest.mark.slow
 def test_a_program_ends_and_writes_as_in_a_process_of_its_own(
     fresh: bool, program: str, code: int, output: str, errors: str
 ) -> None:
@@ -64,6 +65,7 @@ def test_a_program_ends_and_writes_as_in_a_process_of_its_own(
     assert (done.returncode, done.stdout, done.stderr) == (code, output, errors)
 
 
+@pytest.mark.slow
 def test_an_uncaught_error_ends_it_with_a_traceback(fresh: bool) -> None:
     done = run_python("-c", "def f():\n    raise ValueError('why')\nf()", fresh=fresh)
     assert done.returncode == 1
@@ -73,6 +75,7 @@ def test_an_uncaught_error_ends_it_with_a_traceback(fresh: bool) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.slow
 def test_a_signal_ends_it(fresh: bool, number: signal.Signals) -> None:
     program = "print('started', flush=True); import threading; threading.Event().wait()"
     with start_python("-c", program, stdout=PIPE, stderr=PIPE, fresh=fresh) as process:
@@ -89,6 +92,7 @@ def test_a_signal_ends_it(fresh: bool, number: signal.Signals) -> None:
     assert ("KeyboardInterrupt" in errors) == (number == signal.SIGINT)
 
 
+@pytest.mark.slow
 def test_it_has_the_directory_environment_and_descriptors_that_it_is_given(
     fresh: bool, tmp_path: Path
 ) -> None:
@@ -112,6 +116,7 @@ def test_it_has_the_directory_environment_and_descriptors_that_it_is_given(
             assert process.wait(DEADLINE) == 0
 
 
+@pytest.mark.slow
 def test_it_may_lead_a_session(fresh: bool) -> None:
     program = "import os; print(os.getsid(0) == os.getpid())"
     for leads in (True, False):
@@ -121,6 +126,7 @@ def test_it_may_lead_a_session(fresh: bool) -> None:
             assert process.communicate(timeout=DEADLINE)[0] == f"{leads}\n"
 
 
+@pytest.mark.slow
 def test_its_errors_may_go_to_its_output(fresh: bool) -> None:
     program = "import sys; print('err', file=sys.stderr); print('out')"
     with start_python("-c", program, stdout=PIPE, stderr=subprocess.STDOUT, fresh=fresh) as process:
@@ -128,6 +134,7 @@ def test_its_errors_may_go_to_its_output(fresh: bool) -> None:
 
 
 @pytest.mark.linux
+@pytest.mark.slow
 def test_symbolicai_is_there_and_the_package_is_not_yet(fresh: bool) -> None:
     program = "import sys; print('symai' in sys.modules, 'gptx_async' in sys.modules)"
     assert run_child(program, strict=False, fresh=fresh).stdout == f"{not fresh} False\n"

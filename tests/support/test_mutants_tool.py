@@ -162,6 +162,7 @@ ENDINGS = {
 """Of the text of a module, and the test that is run, what the run of the test says."""
 
 
+@pytest.mark.slow
 def test_only_a_test_that_fails_is_a_kill(
     repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,6 +43,7 @@ def run_pytest(folder: Path, tests: str, *options: str) -> subprocess.CompletedP
 
 
 @pytest.mark.parametrize("tests", SKIPS.values(), ids=SKIPS)
+@pytest.mark.slow
 def test_a_skip_fails_the_run(tmp_path: Path, tests: str) -> None:
     done = run_pytest(tmp_path, tests, "--no-skips")
     assert done.returncode == 1, done.stdout
@@ -50,12 +51,14 @@ def test_a_skip_fails_the_run(tmp_path: Path, tests: str) -> None:
     assert "no server" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_skip_in_a_worker_fails_the_run(tmp_path: Path) -> None:
     done = run_pytest(tmp_path, SKIPS["a test"], "--no-skips", "-n", "2")
     assert done.returncode == 1, done.stdout
     assert "test_it.py::test_it: " in done.stdout
 
 
+@pytest.mark.slow
 def test_without_a_skip_or_without_the_option_it_passes(tmp_path: Path) -> None:
     assert run_pytest(tmp_path, "", "--no-skips").returncode == 0
     assert run_pytest(tmp_path, SKIPS["a test"]).returncode == 0

@@ -269,6 +269,7 @@ def test_no_more_requests_are_out_than_permits(
 SECONDS = 3.0
 
 
+@pytest.mark.slow
 def test_waiting_for_a_permit_does_not_run_down_the_timeout(
     client: openai.OpenAI, fake_openai: FakeOpenAI
 ) -> None:

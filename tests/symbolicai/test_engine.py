@@ -125,6 +125,7 @@ def test_an_empty_batch_is_answered_without_a_request(
     assert fake_openai.requests == []
 
 
+@pytest.mark.slow
 def test_a_batch_of_five_thousand(engine: AsyncGPTXBatchEngine, fake_openai: FakeOpenAI) -> None:
     fake_openai.reply = echo
     outputs, _ = engine.forward([argument(f"text {i}") for i in range(5000)])
@@ -304,6 +305,7 @@ def test_cancelling_aforward_cancels_its_requests(
     assert len(engine.forward([argument("after")])[0]) == 1
 
 
+@pytest.mark.slow
 def test_a_deadline_fails_what_is_late_and_keeps_what_was_answered(
     engine: AsyncGPTXBatchEngine, fake_openai: FakeOpenAI
 ) -> None:
@@ -320,6 +322,7 @@ def test_a_deadline_fails_what_is_late_and_keeps_what_was_answered(
 
 
 @pytest.mark.parametrize("option", ["deadline", "timeout"])
+@pytest.mark.slow
 def test_a_query_that_takes_too_long_raises_the_packages_own_timeout(
     engine: AsyncGPTXBatchEngine, fake_openai: FakeOpenAI, option: str
 ) -> None:
@@ -340,6 +343,7 @@ def test_a_query_that_takes_too_long_raises_the_packages_own_timeout(
     assert engine(prepared, **{option: 30.0})[0] == engine.forward(prepared)[0]
 
 
+@pytest.mark.slow
 def test_a_timeout_of_an_item_is_its_own_error_and_a_remedy_sees_it(
     engine: AsyncGPTXBatchEngine, fake_openai: FakeOpenAI
 ) -> None:
@@ -359,6 +363,7 @@ def test_a_timeout_of_an_item_is_its_own_error_and_a_remedy_sees_it(
     assert isinstance(seen[0], errors.TimeoutError)
 
 
+@pytest.mark.slow
 def test_a_deadline_holds_for_the_batches_of_a_scheduler(
     engine: AsyncGPTXBatchEngine, fake_openai: FakeOpenAI
 ) -> None:
@@ -687,6 +692,7 @@ def test_a_request_logs_no_line_of_the_transport(
     assert [r.name for r in caplog.records if r.name.startswith(("httpx", "httpcore"))] == []
 
 
+@pytest.mark.slow
 def test_a_pickled_engine_works_in_another_process(
     engine: AsyncGPTXBatchEngine, fake_openai: FakeOpenAI, tmp_path: Any
 ) -> None:

@@ -52,6 +52,7 @@ def texts_in(pickled: bytes) -> str:
 
 @pytest.mark.parametrize("model", SUPPORTED)
 @pytest.mark.usefixtures("uninstall")
+@pytest.mark.slow
 def test_a_pickled_engine_contains_no_key(
     fake_openai: FakeOpenAI,
     config: dict[str, Any],
@@ -116,6 +117,7 @@ def test_a_copy_in_the_same_process_keeps_the_key(
     ],
 )
 @pytest.mark.usefixtures("uninstall")
+@pytest.mark.slow
 def test_the_key_is_the_providers_where_the_engine_wakes_up(
     fake_openai: FakeOpenAI,
     config: dict[str, Any],
@@ -140,6 +142,7 @@ def test_the_key_is_the_providers_where_the_engine_wakes_up(
         assert pickle.loads(pickled).client.api_key == expected
 
 
+@pytest.mark.slow
 def test_an_engine_wakes_up_in_another_process(
     fake_openai: FakeOpenAI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

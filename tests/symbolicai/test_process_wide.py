@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from gptx_async.testing import FakeOpenAI
 from support.child import run_child
 
@@ -42,6 +44,7 @@ def run(program: str, *arguments: str) -> None:
     assert completed.returncode == 0, completed.stderr
 
 
+@pytest.mark.slow
 def test_uninstall_restores_all_that_engines_have_changed(fake_openai: FakeOpenAI) -> None:
     run(
         """
@@ -59,6 +62,7 @@ def test_uninstall_restores_all_that_engines_have_changed(fake_openai: FakeOpenA
     assert len(fake_openai.requests) == 1
 
 
+@pytest.mark.slow
 def test_an_engine_that_is_called_after_uninstall_changes_it_again(fake_openai: FakeOpenAI) -> None:
     run(
         """
@@ -78,6 +82,7 @@ def test_an_engine_that_is_called_after_uninstall_changes_it_again(fake_openai: 
     assert len(fake_openai.requests) == 1
 
 
+@pytest.mark.slow
 def test_however_many_engines_are_built_the_root_logger_gets_one_handler() -> None:
     run(
         """
@@ -92,6 +97,7 @@ def test_however_many_engines_are_built_the_root_logger_gets_one_handler() -> No
     )
 
 
+@pytest.mark.slow
 def test_the_handler_of_a_sync_engine_stays_and_is_the_only_one() -> None:
     run(
         """
@@ -108,6 +114,7 @@ def test_the_handler_of_a_sync_engine_stays_and_is_the_only_one() -> None:
     )
 
 
+@pytest.mark.slow
 def test_what_somebody_else_has_changed_since_stays(fake_openai: FakeOpenAI) -> None:
     run(
         """
@@ -131,6 +138,7 @@ def test_what_somebody_else_has_changed_since_stays(fake_openai: FakeOpenAI) -> 
     )
 
 
+@pytest.mark.slow
 def test_an_engine_of_another_provider_leaves_the_key_of_openai_alone() -> None:
     run(
         """

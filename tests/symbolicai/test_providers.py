@@ -105,6 +105,7 @@ def test_the_engine_is_the_one_that_symbolicai_registers(
 
 @pytest.mark.parametrize("model", SUPPORTED)
 @pytest.mark.parametrize("way", ["install", "install by the configuration", "from_config"])
+@pytest.mark.slow
 def test_each_way_to_an_engine_takes_the_one_for_the_model(
     monkeypatch: pytest.MonkeyPatch, fake_openai: FakeOpenAI, model: str, way: str
 ) -> None:

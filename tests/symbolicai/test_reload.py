@@ -59,6 +59,7 @@ def run(program: str, server: FakeOpenAI) -> None:
 
 
 @pytest.mark.parametrize("way", ["reload", "import_again"])
+@pytest.mark.slow
 def test_engines_from_before_and_after_answer(fake_openai: FakeOpenAI, way: str) -> None:
     run(
         f"""
@@ -77,6 +78,7 @@ def test_engines_from_before_and_after_answer(fake_openai: FakeOpenAI, way: str)
     assert len(fake_openai.requests) == 5 * 3 + 2
 
 
+@pytest.mark.slow
 def test_a_reload_keeps_the_thread_and_what_uninstall_restores(fake_openai: FakeOpenAI) -> None:
     run(
         """
@@ -100,6 +102,7 @@ def test_a_reload_keeps_the_thread_and_what_uninstall_restores(fake_openai: Fake
     )
 
 
+@pytest.mark.slow
 def test_after_a_reload_failures_are_retried_and_errors_are_caught(fake_openai: FakeOpenAI) -> None:
     fake_openai.fail_next(HTTPFault(500))
     run(

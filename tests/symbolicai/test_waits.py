@@ -147,6 +147,7 @@ def test_the_waits_of_items_are_as_long_as_symbolicai_says(
     assert asked == [0.5, 0.75, 1]
 
 
+@pytest.mark.slow
 def test_a_batch_with_waiting_items_ends_at_its_deadline(
     fake_openai: FakeOpenAI, waits: Waits
 ) -> None:

@@ -342,6 +342,7 @@ class TestServer:
             {"retry-after", "retry-after-ms"} if told else set()
         )
 
+    @pytest.mark.slow
     def test_http_admits_what_the_arithmetic_admits(self, fake_openai: FakeOpenAI) -> None:
         """Each of 400 requests, of two keys and models, fares as it does when it is simulated."""
         limits = RateLimits(1200, 300_000, burst_seconds=1)

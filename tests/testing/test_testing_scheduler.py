@@ -269,6 +269,7 @@ def test_leaves_no_threads(engine: EchoEngine, in_thread: InThread) -> None:
     assert not any(thread.is_alive() for thread in left)
 
 
+@pytest.mark.slow
 def test_interrupt_ends_a_run_whose_engine_hangs() -> None:
     program = textwrap.dedent("""
         import os, signal, threading

@@ -898,6 +898,7 @@ def test_closes_what_it_accepted_in_the_moment_of_closing() -> None:
     assert (completed.stdout, completed.stderr) == ("4 1\n", "")
 
 
+@pytest.mark.slow
 def test_closes_what_connects_while_it_closes() -> None:
     """Two threads connect without end while servers come and go; no transport is left open."""
     completed = run_child(

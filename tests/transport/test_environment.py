@@ -57,6 +57,7 @@ def text_of(path: str, client: openai.OpenAI) -> str:
 
 @CLASSES
 @pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"])
+@pytest.mark.slow
 def test_a_new_engine_uses_a_proxy_that_was_set_after_the_first_call(
     server: HostileServer,
     proxy: HostileServer,

@@ -79,6 +79,7 @@ class FailsOnce:
         ("time-machine", "started within"),
     ],
 )
+@pytest.mark.slow
 def test_a_retry_ends_within_a_frozen_time_and_after_it(
     fake_openai: FakeOpenAI, freezer: str, start: str
 ) -> None:
@@ -99,6 +100,7 @@ def test_a_retry_ends_within_a_frozen_time_and_after_it(
 
 
 @pytest.mark.timeout(200)
+@pytest.mark.slow
 def test_the_fake_server_answers_within_a_frozen_time() -> None:
     """freezegun reads every name of every module, and symbolicai can't be imported by then."""
     completed = run_child(

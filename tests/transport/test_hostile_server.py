@@ -309,6 +309,7 @@ DIFFERENTLY = {
 
 
 @pytest.mark.parametrize("name", ANSWERS)
+@pytest.mark.slow
 def test_an_odd_answer_ends_as_with_the_sync_engine(subject: Subject, name: str) -> None:
     subject.server.respond = sending(ANSWERS[name])
     check_like_sync(subject, DIFFERENTLY.get(name))
@@ -434,6 +435,7 @@ PARTS = ["head", "body", "chunks", "body without a length"]
 
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("limit", ["deadline", "timeout"])
+@pytest.mark.slow
 def test_an_answer_that_never_ends_is_bounded_by_every_limit(
     subject: Subject, stop: threading.Event, part: str, limit: str
 ) -> None:

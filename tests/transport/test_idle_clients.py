@@ -79,6 +79,7 @@ def test_no_key_of_the_caches_is_an_api_key(fake_openai: FakeOpenAI) -> None:
     assert "sk-" not in default_service().run(keys)
 
 
+@pytest.mark.slow
 def test_the_number_of_clients_is_bounded_and_none_in_flight_is_closed(
     fake_openai: FakeOpenAI, closed: dict[str, threading.Event]
 ) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import aiohttp
+import pytest
 
 from gptx_async.loop.late_timeouts import defer_late_timeouts
 from gptx_async.testing import FakeOpenAI
@@ -46,6 +47,7 @@ ask_all({CALLS})
 """
 
 
+@pytest.mark.slow
 def test_answers_that_came_while_the_process_was_stopped_are_taken(
     fake_openai: FakeOpenAI,
 ) -> None:

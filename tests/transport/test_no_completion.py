@@ -126,6 +126,7 @@ RETRIED: dict[str, Fault] = {
 
 
 @pytest.mark.parametrize("reported", RETRIED)
+@pytest.mark.slow
 def test_an_error_body_is_retried_where_that_is_asked_for(
     fake_openai: FakeOpenAI, reported: str
 ) -> None:

@@ -97,6 +97,7 @@ TOO_LARGE: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("form", TOO_LARGE)
+@pytest.mark.slow
 def test_a_response_that_is_too_large_is_an_error_and_not_asked_for_again(
     serve: Callable[[bytes], HostileServer], path: str, form: str
 ) -> None:
@@ -136,6 +137,7 @@ def test_a_response_that_says_to_be_too_large_is_not_waited_for(
 
 @pytest.mark.parametrize("form", ["plain", "gzip", "gzip twice", "deflate", "gzip in chunks"])
 @pytest.mark.parametrize("size", [10, 300_000, 2 * MIB])
+@pytest.mark.slow
 def test_a_response_within_the_bound_is_answered_as_by_the_sync_engine(
     serve: Callable[[bytes], HostileServer], sync_engine: Any, path: str, form: str, size: int
 ) -> None:
@@ -248,6 +250,7 @@ print("grown" if grown > 500 else "bounded", grown)
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("status", [200, 400])
+@pytest.mark.slow
 def test_a_bomb_of_gzip_stops_nobody_and_takes_no_memory(path: str, status: int) -> None:
     """955 KiB that are 960 MiB: httpx decodes it in one go, on the loop, with 3 GiB and more."""
     compressor = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS | 16)
@@ -299,6 +302,7 @@ def test_doctor_reads_no_more_than_the_bound(serve: Callable[[bytes], HostileSer
     assert (check.status, "ResponseTooLargeError" in check.text) == ("fail", True)
 
 
+@pytest.mark.slow
 def test_doctor_waits_for_a_response_that_drips_no_longer_than_its_timeout() -> None:
     gone = threading.Event()
 

@@ -124,6 +124,7 @@ def text_of(path: str, base_url: str) -> Any:
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("scheme", ["socks5", "socks5h"])
 @pytest.mark.parametrize("name", ["ALL_PROXY", "HTTP_PROXY"])
+@pytest.mark.slow
 def test_a_call_goes_through_a_socks_proxy(
     server: HostileServer, monkeypatch: pytest.MonkeyPatch, path: str, scheme: str, name: str
 ) -> None:
@@ -190,6 +191,7 @@ for engine_class in (GPTXChatEngine, AsyncGPTXBatchEngine):
 """
 
 
+@pytest.mark.slow
 def test_a_missing_package_is_named_as_by_the_sync_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:9")
     command = [sys.executable, "-c", WITHOUT_SOCKSIO]

@@ -131,6 +131,7 @@ def ask(engine: Any, text: str = "text") -> str:
 
 @pytest.mark.parametrize("build", ENGINES)
 @pytest.mark.parametrize("way", WAYS)
+@pytest.mark.slow
 def test_a_mock_on_the_sync_side_gets_the_call(
     fake_openai: FakeOpenAI, way: str, build: Callable[..., Any]
 ) -> None:
@@ -246,6 +247,7 @@ def test_a_mock_counts_beside_a_tracer(fake_openai: FakeOpenAI) -> None:
 
 
 @pytest.mark.timeout(150)
+@pytest.mark.slow
 def test_a_mock_that_was_there_before_the_package_gets_the_call(fake_openai: FakeOpenAI) -> None:
     program = """
 import sys

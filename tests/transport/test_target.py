@@ -96,6 +96,7 @@ def test_the_request_line_is_the_sync_clients(
 @example(path="%", query={"%": "%2F"})
 @example(path="a/../b/./c", query={"/?#[]": "\x00\n"})
 @settings(max_examples=40, deadline=None)
+@pytest.mark.slow
 def test_any_path_and_query_are_sent_as_by_the_sync_client(
     server: HostileServer, path: str, query: Mapping[str, str]
 ) -> None:

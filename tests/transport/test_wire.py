@@ -149,6 +149,7 @@ FAULTS: dict[str, Fault] = {
 
 
 @pytest.mark.parametrize("fault", [None, *FAULTS.values()], ids=["none", *FAULTS])
+@pytest.mark.slow
 def test_a_call_comes_to_the_same_as_by_the_sdk(
     fake_openai: FakeOpenAI, fault: Fault | None
 ) -> None:
@@ -238,6 +239,7 @@ def test_cookies_are_kept_and_sent_as_by_the_sdk(fake_openai: FakeOpenAI) -> Non
 
 
 @pytest.mark.parametrize("when", ["the head", "the body"])
+@pytest.mark.slow
 def test_an_attempt_that_is_late_is_the_same_error(when: str) -> None:
     def respond(_received: Received, connection: socket.socket) -> bool:
         if when == "the body":
@@ -696,6 +698,7 @@ def anatomy(value: Any) -> Any:
     return type(value), value
 
 
+@pytest.mark.slow
 def test_an_answer_is_what_the_sdk_makes_of_it() -> None:
     made_here, left_to_the_sdk = 0, 0
 
