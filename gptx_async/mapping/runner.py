@@ -27,7 +27,7 @@ from types import TracebackType
 from typing import Any, Generic, Literal, TypeVar, get_args, overload
 
 from .. import clock
-from ..batch.driver import holding
+from ..batch.cancel_scope import holding
 from ..checks import check_choice, whole_numbers
 from ..errors import (
     AsyncioNeededError,

@@ -27,7 +27,9 @@ from symai.backend.settings import SYMAI_CONFIG
 from symai.functional import EngineRepository
 
 from .. import errors
-from ..batch.driver import WINDOW, Batch, current_scope, is_item, place, wait_for
+from ..batch.cancel_scope import current_scope
+from ..batch.driver import Batch, current_item, is_item, wait_for
+from ..batch.window import WINDOW
 from ..calls.refusals import Refusals
 from ..calls.request import BatchGroup, Request, Terms, estimate_tokens
 from ..calls.retry import PATIENCE
@@ -535,8 +537,8 @@ class AsyncBatchEngine(OptionProperties, BatchEngine):  # type: ignore[misc] # s
             record.ended(*batch.tally())
 
     def _attempt_timeout(self) -> float | None:
-        here = place()
-        return self.timeout if here is None or here.batch.timeout is None else here.batch.timeout
+        item = current_item()
+        return self.timeout if item is None or item.batch.timeout is None else item.batch.timeout
 
     def _terms(self, call: Mapping[str, Any]) -> Terms:
         """Return the terms on which a call of the stand-in client is made, in its thread."""
@@ -860,9 +862,9 @@ def _send(request: Request) -> Any:
 
 
 def _join_batch(request: Request) -> None:
-    here = place()
-    if here is not None and here.batch.shared is not None:
-        request.join(here.batch.shared, here.index)
+    item = current_item()
+    if item is not None and item.batch.shared is not None:
+        request.join(item.batch.shared, item.index)
     elif (scope := current_scope()) is not None:  # of a run of `map`
         request.share(scope.shared(Refusals))
 

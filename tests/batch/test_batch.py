@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from gptx_async.batch import driver as batch_module
-from gptx_async.batch.driver import Batch, is_item, place, wait_for
+from gptx_async.batch.driver import Batch, current_item, is_item, wait_for
 from gptx_async.errors import CallCancelledError, GPTXAsyncError, ServiceClosedError
 from gptx_async.loop.call import Call, Outcome
 from gptx_async.loop.scope import LoopScope
@@ -449,14 +449,13 @@ def test_what_was_not_begun_by_the_deadline_is_never_sent() -> None:
     assert gate.asked == [0, 1]
 
 
-def test_a_place_is_that_in_the_innermost_batch() -> None:
-    assert place() is None
+def test_the_current_item_is_that_of_the_innermost_batch() -> None:
+    assert current_item() is None
 
     def here(_: object) -> tuple[float | None, object, int]:
-        place_of_item = place()
-        assert place_of_item is not None
-        batch = place_of_item.batch
-        return batch.timeout, batch.shared, place_of_item.index
+        item = current_item()
+        assert item is not None
+        return item.batch.timeout, item.batch.shared, item.index
 
     inner = Batch(here, [0, 0], timeout=2.0, shared="inner")
     outer = Batch(lambda _: (here(_), *values(inner.run())), [0], timeout=1.0, shared="outer")

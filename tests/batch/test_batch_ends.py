@@ -14,7 +14,8 @@ import greenlet
 import pytest
 from test_batch import Gate, values
 
-from gptx_async.batch.driver import Batch, CancelScope, holding, wait_for
+from gptx_async.batch.cancel_scope import CancelScope, holding
+from gptx_async.batch.driver import Batch, wait_for
 from gptx_async.errors import RunCancelledError, ServiceClosedError
 from gptx_async.loop.call import Call, Outcome
 from gptx_async.loop.scope import LoopScope

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from test_batch import Gate, values
 
-from gptx_async.batch.driver import Batch, CancelScope, holding, wait_for
+from gptx_async.batch.cancel_scope import CancelScope, holding
+from gptx_async.batch.driver import Batch, wait_for
 from gptx_async.errors import CallCancelledError, RunCancelledError
 
 InThread = Callable[..., Future[Any]]

@@ -23,7 +23,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ... import clock
-from ...batch.driver import ENDS_RUN, CancelScope
+from ...batch.cancel_scope import CancelScope
+from ...batch.driver import ENDS_RUN
 from ...errors import CheckpointError, ConfigurationError, DatasetError, RunCancelledError
 from ...loop.thread import GRACE_SECONDS
 from ..checkpoint import Checkpoint

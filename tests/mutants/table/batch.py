@@ -72,14 +72,14 @@ MUTANTS = [
     Mutant(
         "B8-window-off-by-one",
         "Batch._advance",
-        "len(self._begun) < self._opening.limit",
-        "len(self._begun) <= self._opening.limit",
+        "len(self._begun) < self._window.limit",
+        "len(self._begun) <= self._window.limit",
         "the window bounds how many items are begun at once",
         ("test_batch.py",),
     ),
     Mutant(
         "B9-scope-takes-after-cancel",
-        "CancelScope._add",
+        "CancelScope.add",
         """\
             if not self._is_cancelled:
                 self._held[cancellable] = None
@@ -92,7 +92,7 @@ MUTANTS = [
     ),
     Mutant(
         "B10-hold-exit-unchecked",
-        "_InScope.leave",
+        "_ScopedRun.leave",
         """\
         if not failed:
             self._check(goes_on=goes_on)
@@ -112,10 +112,10 @@ MUTANTS = [
     Mutant(
         "B12-slice-never-short",
         "Batch._slice_seconds",
-        "return LOOK_SECONDS if is_held_back else SLICE_SECONDS",
+        "return SAMPLE_SECONDS if is_held_back else SLICE_SECONDS",
         "return SLICE_SECONDS",
         "an open window is filled within milliseconds",
-        ("test_opening.py",),
+        ("test_window.py",),
     ),
     Mutant(
         "B13-parent-not-set",
@@ -138,7 +138,7 @@ has_arrived = await _wait_on_loop(self.arrivals, self._slice_seconds())
     ),
     Mutant(
         "B15-unwound-may-call",
-        "_Item.leave",
+        "BatchItem.leave",
         "        if self.batch.abandoned:",
         "        if False:",
         "an item that is being unwound gets no answer",
@@ -176,7 +176,7 @@ has_arrived = await _wait_on_loop(self.arrivals, self._slice_seconds())
     ),
     Mutant(
         "B19-panic-ends-batch",
-        "_Item._outcome",
+        "BatchItem._outcome",
         """\
         except BaseException as error:
 """,

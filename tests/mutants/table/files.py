@@ -189,7 +189,7 @@ MUTANTS = [
     ),
     Mutant(
         "F24-panic-ends-batch",
-        "_Item._outcome",
+        "BatchItem._outcome",
         "        except BaseException as error:\n",
         "        except Exception as error:\n",
         "an item's failure is its own",

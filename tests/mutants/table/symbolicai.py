@@ -79,7 +79,7 @@ MUTANTS = [
     Mutant(
         "E2-attempt-timeout-engine",
         "AsyncBatchEngine._attempt_timeout",
-        "return self.timeout if here is None or here.batch.timeout is None else here.batch.timeout",
+        "return self.timeout if item is None or item.batch.timeout is None else item.batch.timeout",
         "return self.timeout",
         "a time limit given with the call replaces the engine's",
         ("test_engine.py",),

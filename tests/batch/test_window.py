@@ -14,7 +14,7 @@ import pytest
 
 from gptx_async.batch import driver as batch_module
 from gptx_async.batch.driver import Batch, wait_for
-from gptx_async.batch.window import FIRST, LOOK_SECONDS, Opening
+from gptx_async.batch.window import INITIAL_LIMIT, SAMPLE_SECONDS, Window
 from gptx_async.errors import LoopThreadDiedError
 from gptx_async.loop.call import Call
 from gptx_async.loop.scope import LoopScope
@@ -29,7 +29,7 @@ class Clock:
         clock = types.SimpleNamespace(seconds=lambda: self.now)
         monkeypatch.setattr("gptx_async.batch.window.clock", clock)
 
-    def wait(self, window: Opening, seconds: float, busy: float) -> int:
+    def wait(self, window: Window, seconds: float, busy: float) -> int:
         with window.waiting():
             self.now += seconds
             self.busy += busy
@@ -79,38 +79,37 @@ in_each_way = pytest.mark.parametrize("run", [run_in_thread, run_on_loop])
 
 def test_it_opens_step_by_step_while_the_loop_is_idle(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
-    window = Opening(512, lambda: clock.busy)
-    assert window.limit == FIRST
-    limits = [clock.wait(window, 1.001 * LOOK_SECONDS, LOOK_SECONDS / 4) for _ in range(5)]
+    window = Window(512, lambda: clock.busy)
+    assert window.limit == INITIAL_LIMIT
+    limits = [clock.wait(window, 1.001 * SAMPLE_SECONDS, SAMPLE_SECONDS / 4) for _ in range(5)]
     assert limits == [64, 128, 256, 512, 512]
-    assert window.is_whole
+    assert window.is_fully_open
 
 
 def test_it_stays_as_it_is_while_the_loop_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
-    window = Opening(512, lambda: clock.busy)
-    assert {clock.wait(window, 1.001 * LOOK_SECONDS, 0.9 * LOOK_SECONDS) for _ in range(20)} == {
-        FIRST
-    }
+    window = Window(512, lambda: clock.busy)
+    waited, busy = 1.001 * SAMPLE_SECONDS, 0.9 * SAMPLE_SECONDS
+    assert {clock.wait(window, waited, busy) for _ in range(20)} == {INITIAL_LIMIT}
 
 
 def test_short_waits_are_taken_together(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
-    window = Opening(512, lambda: clock.busy)
-    part = LOOK_SECONDS / 4
+    window = Window(512, lambda: clock.busy)
+    part = SAMPLE_SECONDS / 4
     busy = [part, 0.0, 0.0, 0.0, part, part, part, 0.0, 0.0, 0.0, 0.0, 0.0]
     limits = [clock.wait(window, 1.001 * part, each) for each in busy]
     assert limits == [32, 32, 32, 64, 64, 64, 64, 64, 64, 64, 64, 128]
 
 
-def test_a_small_window_is_whole_from_the_beginning() -> None:
-    for size in (1, FIRST):
-        window = Opening(size, lambda: None)
-        assert (window.limit, window.is_whole) == (size, True)
+def test_a_small_window_is_fully_open_from_the_beginning() -> None:
+    for size in (1, INITIAL_LIMIT):
+        window = Window(size, lambda: None)
+        assert (window.limit, window.is_fully_open) == (size, True)
 
 
 def test_where_nothing_is_known_of_the_loop_it_is_opened_whole() -> None:
-    window = Opening(512, lambda: None)
+    window = Window(512, lambda: None)
     with window.waiting():
         pass
     assert window.limit == 512
@@ -135,7 +134,7 @@ def test_a_batch_with_a_busy_loop_begins_few(
     together = Together(1)
     outcomes = run(Batch(together.ask, range(600)))
     assert [outcome.value for outcome in outcomes] == [*range(600)]
-    assert together.most <= FIRST
+    assert together.most <= INITIAL_LIMIT
 
 
 def test_a_batch_within_an_item_begins_its_whole_window(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,8 +182,8 @@ def test_a_loop_that_dies_is_seen_while_the_window_is_not_open(
     monkeypatch.setattr(batch_module, "loop_seconds", time.monotonic)  # busy, for ever
 
     def ask(index: int) -> int:
-        if index < FIRST:
-            wait_for(Call(never if index < FIRST - 1 else stop))
+        if index < INITIAL_LIMIT:
+            wait_for(Call(never if index < INITIAL_LIMIT - 1 else stop))
         return index
 
     async def never(_scope: LoopScope) -> None:
@@ -193,9 +192,10 @@ def test_a_loop_that_dies_is_seen_while_the_window_is_not_open(
     async def stop(_scope: LoopScope) -> None:
         asyncio.get_running_loop().stop()
 
-    outcomes = run(Batch(ask, range(2 * FIRST)))
-    assert all(isinstance(each.error, LoopThreadDiedError) for each in outcomes[: FIRST - 1])
-    assert [each.value for each in outcomes[FIRST:]] == [*range(FIRST, 2 * FIRST)]
+    outcomes = run(Batch(ask, range(2 * INITIAL_LIMIT)))
+    lost, rest = outcomes[: INITIAL_LIMIT - 1], outcomes[INITIAL_LIMIT:]
+    assert all(isinstance(each.error, LoopThreadDiedError) for each in lost)
+    assert [each.value for each in rest] == [*range(INITIAL_LIMIT, 2 * INITIAL_LIMIT)]
 
 
 def test_a_window_opens_within_moments_where_no_answer_comes(
