@@ -1,7 +1,7 @@
-"""The package's clock: monotonic seconds that a test's frozen time cannot stop.
+"""The package's clock: monotonic seconds, even in tests that freeze time.
 
-freezegun and time-machine replace `time.monotonic`. A retry, a pause or a timeout that is measured
-by it then never ends, and times taken from it spoil what is measured after the thaw.
+freezegun and time-machine replace `time.monotonic`. Retries, pauses and timeouts that use it would
+never end, and times taken while it is frozen would falsify later measurements.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ __all__ = ["let_run", "seconds"]
 
 
 def _find_clock() -> Callable[[], float]:
-    """Return the system's monotonic clock.
+    """Return a function that reads the system's monotonic clock.
 
-    A partial object, because freezegun looks for `time.monotonic` in the attributes of every
-    module; and of `clock_gettime`, because some releases of time-machine change `time.monotonic`
-    itself, so that a reference to it is no protection.
+    A `partial`, because freezegun replaces `time.monotonic` in the attributes of every module. It
+    wraps `clock_gettime`, because some releases of time-machine patch the function
+    `time.monotonic` itself, so that keeping a reference to it does not help.
     """
     if hasattr(time, "clock_gettime"):
         return functools.partial(time.clock_gettime, time.CLOCK_MONOTONIC)
@@ -27,13 +27,13 @@ def _find_clock() -> Callable[[], float]:
 
 
 seconds = _find_clock()
-"""Return the present in seconds, from an arbitrary start. Allowed in any thread."""
+"""Return the current time in seconds from an arbitrary start. Allowed in any thread."""
 
 
 def let_run(loop: asyncio.AbstractEventLoop) -> None:
-    """Let a new loop measure time by this clock, so that its timers fire within a frozen time.
+    """Make a new loop use this clock, so that its timers fire while time is frozen.
 
-    A loop of another library, such as uvloop's, has a clock of its own that nobody freezes.
+    Loops of other libraries, such as uvloop's, have their own clock, which cannot be frozen.
 
     Args:
         loop: The loop, before it runs.

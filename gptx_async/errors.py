@@ -1,6 +1,7 @@
-"""The exceptions of the package: each says what happened and what to do next.
+"""The exceptions of the package. Each message says what happened and what to do next.
 
-None of them holds a prompt, an answer or a key.
+No exception contains a prompt, an answer or a key. All derive from `GPTXAsyncError` except
+`RunCancelledError`, which is not an `Exception`, so that `except Exception` does not catch it.
 """
 
 import builtins
@@ -33,15 +34,15 @@ __all__ = [
 
 
 class GPTXAsyncError(Exception):
-    """The base of every exception that this package raises by itself."""
+    """Base class of the package's exceptions, except for `RunCancelledError`."""
 
 
 class ServiceError(GPTXAsyncError, RuntimeError):
-    """The background loop could not take or finish a call."""
+    """The background loop could not accept or finish a call."""
 
 
 class ServiceStartError(ServiceError):
-    """The background thread or its loop could not be started; the next call tries again."""
+    """The background thread or its loop could not start. The next call tries again."""
 
 
 class ServiceClosedError(ServiceError):
@@ -49,11 +50,11 @@ class ServiceClosedError(ServiceError):
 
 
 class LoopThreadDiedError(ServiceError):
-    """The background thread ended while calls were in flight; the next call starts a new one."""
+    """The background thread ended while calls were in flight. The next call starts a new one."""
 
 
 class LoopThreadError(ServiceError):
-    """A blocking call was made on the background loop's own thread, where it could never return."""
+    """A blocking call was made on the background loop's own thread, where it would never return."""
 
 
 class AsyncioNeededError(GPTXAsyncError, RuntimeError):
@@ -61,22 +62,24 @@ class AsyncioNeededError(GPTXAsyncError, RuntimeError):
 
 
 class CallCancelledError(GPTXAsyncError):
-    """A call was cancelled on the loop by something other than the one who waits for it."""
+    """Something other than the caller cancelled a call on the background loop."""
 
 
-class TimeoutError(GPTXAsyncError, builtins.TimeoutError):  # noqa: A001 - asyncio names its own so
-    """An item's `timeout`, or its batch's `deadline`, passed before the item was answered."""
+class TimeoutError(GPTXAsyncError, builtins.TimeoutError):  # noqa: A001 - the same name as asyncio.TimeoutError
+    """An item's `timeout` or its batch's `deadline` expired before the item was answered."""
 
 
 class RunCancelledError(BaseException):
-    """The run that the code is part of was stopped, by Ctrl-C say, while it waited for a call.
+    """The run that this code is part of was stopped, for example by Ctrl-C. Do not catch it.
 
-    No `Exception`, as asyncio's own CancelledError: what tries failed calls again must not try.
+    It is raised in an item's code that waits for a model call, or makes another one. Like
+    `asyncio.CancelledError` it is not an `Exception`, and so not a `GPTXAsyncError` either: an
+    `except Exception` in a remedy or in symbolicai's retries would swallow it and go on.
     """
 
 
 class SchedulerError(GPTXAsyncError, TypeError):
-    """A scheduler's callback returned something that is not an answer."""
+    """A scheduler's callback returned a value that is not an answer."""
 
 
 class ConfigurationError(GPTXAsyncError, ValueError):
@@ -84,23 +87,23 @@ class ConfigurationError(GPTXAsyncError, ValueError):
 
 
 class CostLimitError(GPTXAsyncError, RuntimeError):
-    """What was spent has reached `max_cost`: the attempt was not sent."""
+    """The amount spent has reached `max_cost`, or this call could exceed it. It was not sent."""
 
 
 class RequestTooLargeError(ConfigurationError):
-    """One request alone is more than the configured limit of a minute, and could never be sent."""
+    """One request exceeds the configured limit per minute, and could never be sent."""
 
 
 class ResponseTooLargeError(GPTXAsyncError, ValueError):
-    """A response is larger than `max_response_bytes`. It is not retried: it would come again.
+    """A response is larger than `max_response_bytes`. It is not retried.
 
-    A ValueError, as symbolicai's engines raise for any other failed call; not one of the SDK's,
-    because the server may have answered with any status, and because of the retries.
+    It is a ValueError because symbolicai's engines raise one for any failed call. It is not one of
+    the SDK's errors: the response may have any status, and some of those errors are retried.
     """
 
 
 class UnsupportedClientError(ConfigurationError):
-    """The engine's client is not one whose calls can be made asynchronously."""
+    """Calls of the engine's client cannot be made asynchronously."""
 
 
 class VocabularyError(GPTXAsyncError, OSError):
@@ -108,30 +111,31 @@ class VocabularyError(GPTXAsyncError, OSError):
 
 
 class ItemStoppedError(GPTXAsyncError, RuntimeError):
-    """An item raised StopIteration or StopAsyncIteration, which is the cause.
+    """An item raised StopIteration or StopAsyncIteration, which is the cause of this error.
 
-    Python lets neither a generator nor a coroutine raise these.
+    Python does not let generators and coroutines raise them.
     """
 
 
 class DatasetError(GPTXAsyncError, RuntimeError):
-    """A dataset raised an error instead of giving its next item; that error is the cause."""
+    """A dataset raised an error instead of returning its next item. That error is the cause."""
 
 
 class CheckpointError(GPTXAsyncError, RuntimeError):
-    """A checkpoint can't be used: it is no checkpoint, in use, or another job's; or can't be kept.
+    """A checkpoint cannot be used or written.
 
-    Also of a value or an item that has no place in one.
+    The file is not a checkpoint, is in use, or belongs to a different job; or an item or a value
+    cannot be stored in it.
     """
 
 
 class MissingPackageError(GPTXAsyncError, ImportError):
-    """What was asked for needs a package that is not installed."""
+    """The feature needs a package that is not installed."""
 
 
 class DataFileError(GPTXAsyncError, ValueError):
-    """A file of rows can't be read or written; the message names the file, and the row if one."""
+    """A data file cannot be read or written. The message names the file and, if known, the row."""
 
 
 class OutputValueError(GPTXAsyncError, TypeError):
-    """What an expression returned has no form in a file of rows."""
+    """An expression returned a value that cannot be written to a data file."""

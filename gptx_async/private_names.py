@@ -1,7 +1,7 @@
-"""What a declaration of another package's private name says, and how it is checked.
+"""Declare and check the private names of other packages that this package uses.
 
-A private name may go with any release. Each room declares those it uses in one module, with a check
-and with what happens where the check fails; `gptx-async doctor` prints all of them.
+Any release may remove a private name. Each room declares the names that it uses in one module, with
+a check and a description of the fallback. `gptx-async doctor` prints all of them.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ __all__ = ["PrivateName", "are_there", "missing"]
 
 @dataclass(frozen=True)
 class PrivateName:
-    """One name that its package does not promise to keep.
+    """A private name of another package.
 
     Attributes:
-        package: The package: 'aiohttp'.
+        package: The other package, for example 'aiohttp'.
         name: The name in that package.
-        without: What the package does where the name is not as it was.
-        check: Returns whether it is as it was; what it raises counts as no.
+        without: What this package does if the check fails.
+        check: Returns whether the name still has the expected form. An exception counts as False.
     """
 
     package: str
@@ -30,17 +30,17 @@ class PrivateName:
 
 
 def missing(names: Iterable[PrivateName]) -> list[PrivateName]:
-    """Return the names that are not as they were."""
+    """Return the names whose check fails."""
     return [each for each in names if not _is_there(each)]
 
 
 def are_there(names: Iterable[PrivateName]) -> bool:
-    """Tell whether all names are as they were."""
+    """Return whether the checks of all names pass."""
     return all(map(_is_there, names))
 
 
 def _is_there(name: PrivateName) -> bool:
     try:
         return bool(name.check())
-    except Exception:  # whatever a package that has changed may raise
+    except Exception:  # a changed package may raise anything
         return False
