@@ -256,7 +256,7 @@ def test_ends_the_run_when_an_expression_exits(engine: EchoEngine, in_thread: In
 
 @pytest.mark.parametrize(("workers", "batch_size"), [(0, 1), (1, 0)])
 def test_refuses_numbers_below_one(engine: EchoEngine, workers: int, batch_size: int) -> None:
-    with pytest.raises(ValueError, match="1 or more"):
+    with pytest.raises(ValueError, match="Give a whole number above 0"):
         BatchScheduler(workers, batch_size)
 
 

@@ -787,7 +787,7 @@ def test_serve_runs_until_a_signal(number: signal.Signals) -> None:
 
 
 def test_serve_refuses_an_unknown_reply() -> None:
-    with pytest.raises(ValueError, match="Choose one of digest, echo"):
+    with pytest.raises(ValueError, match="Give one of digest, echo"):
         gptx_async.testing.serve(reply="no such")
 
 
