@@ -13,7 +13,8 @@ from . import errors
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from .mapping.runner import AsyncMap, Failed, Results, amap, map  # noqa: A004 - ours is meant
+    from .mapping.map import AsyncMap, amap, map  # noqa: A004 - ours is meant
+    from .mapping.results import Failed, Results
     from .pacing.rate_limit import RateLimit
     from .symbolicai.dynamic import AsyncDynamicEngine, dynamic_engine
     from .symbolicai.engine import AsyncBatchEngine, AsyncGPTXBatchEngine, install, uninstall
@@ -23,17 +24,17 @@ _ROOMS = {
     "AsyncBatchEngine": "symbolicai.engine",
     "AsyncDynamicEngine": "symbolicai.dynamic",
     "AsyncGPTXBatchEngine": "symbolicai.engine",
-    "AsyncMap": "mapping.runner",
-    "Failed": "mapping.runner",
+    "AsyncMap": "mapping.map",
+    "Failed": "mapping.results",
     "Percentiles": "telemetry.recorder",
     "RateLimit": "pacing.rate_limit",
-    "Results": "mapping.runner",
+    "Results": "mapping.results",
     "Stats": "telemetry.recorder",
-    "amap": "mapping.runner",
+    "amap": "mapping.map",
     "configure_logging": "telemetry.recorder",
     "dynamic_engine": "symbolicai.dynamic",
     "install": "symbolicai.engine",
-    "map": "mapping.runner",
+    "map": "mapping.map",
     "uninstall": "symbolicai.engine",
 }
 """Where each public name is found, when it is first asked for."""

@@ -18,10 +18,10 @@ from dataclasses import asdict, is_dataclass
 from typing import Any
 
 from ..errors import ConfigurationError, DataFileError, OutputValueError
-from ..mapping.backends.threads import builder_of
+from ..mapping.checkpoint_values import LARGEST_INTEGER
 from ..mapping.dataset import is_symbol
 from ..mapping.identity import identity_of, name_of
-from ..mapping.kept_values import LARGEST_INTEGER
+from ..mapping.job import builder_of
 from .files.json_values import to_json
 
 __all__ = ["Prompt", "Work", "as_output", "fields_of", "load_expression"]

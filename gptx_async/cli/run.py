@@ -32,9 +32,10 @@ from ..errors import (
     DatasetError,
     GPTXAsyncError,
 )
-from ..mapping import runner
-from ..mapping.checkpoint import is_checkpoint, remove_checkpoint
+from ..mapping import map as mapping
+from ..mapping.checkpoint_file import is_checkpoint, remove_checkpoint
 from ..mapping.progress import is_terminal
+from ..mapping.results import Failed, Results
 from ..symbolicai.configuration import FILE_NAME, KEY, MODEL, read_configuration
 from .expression import Prompt, Work, fields_of, load_expression
 from .files.formats import PIPE, format_of
@@ -252,7 +253,7 @@ class _Results:
 
     def _take_all(self, interrupts: Interrupts) -> BaseException | None:
         """Write what comes until all is done, or something ends it; return that."""
-        stream = runner.map(
+        stream = mapping.map(
             self._work,
             self._rows,
             workers=self._options.workers,
@@ -275,7 +276,7 @@ class _Results:
             return error
         return None
 
-    def _add_untaken(self, results: runner.Results | None) -> None:
+    def _add_untaken(self, results: Results | None) -> None:
         if results is not None:
             for index, value in zip(results.indices, results, strict=True):
                 if index >= self._next:
@@ -292,7 +293,7 @@ class _Results:
 
     def _write(self, index: int, value: Any) -> None:
         fields = dict(fields_of(self._rows.take(index).value))
-        if isinstance(value, runner.Failed):
+        if isinstance(value, Failed):
             self._errors[type(value.error).__name__] += 1
             fields[self._options.error_field] = _told(value.error)
         else:

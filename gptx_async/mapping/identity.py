@@ -1,7 +1,7 @@
-"""What tells one job from another, and one item: digests that are the same in every process.
+"""The identity of a job and of an item: digests that are the same in every process.
 
-Not of pickle's bytes: those depend on which of the strings in a value are one object, and on the
-order of a set.
+They are not digests of pickle's bytes, which depend on which strings in a value are the same object
+and on the order of a set.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 from .dataset import is_symbol
 
-__all__ = ["declared", "differences", "digest_of", "identity_of", "name_of"]
+__all__ = ["declared_class", "differences", "digest_of", "identity_of", "name_of"]
 
 _SCALARS = (str, int, float, bool, complex, bytes, type(None))
 _ATTRIBUTE = "attribute "
@@ -32,20 +32,20 @@ _WORDS = {
     "model": "its model is {there}, not {here}",
     "source": "the code of the expression differs",
 }
-"""How a part that differs is told; any other is a value that the expression uses, by its name."""
+"""How messages describe parts that differ. All other parts are values, described by their name."""
 
 
 def identity_of(expression: Any) -> dict[str, str]:
-    """Return what tells an expression, and the model that it asks, from others, by part.
+    """Return the parts that distinguish a job, by name: its expression, and the model.
 
-    Those are its name; a digest of its code, without comments and docstrings; and digests of the
-    plain values that it uses: attributes, arguments of a partial, defaults, variables of an
-    enclosing function, and module constants whose names are in capitals. What it calls is not
-    looked at.
+    The parts are the name of the expression; a digest of its code, without comments and
+    docstrings; digests of the plain values that it uses (attributes, arguments of a partial,
+    defaults, variables of an enclosing function, and module constants with names in capitals); and
+    the model of the registered engine. The functions that the expression calls are not included.
     """
     parts = {"expression": name_of(expression)}
     for name, value in _values_of(expression):
-        with contextlib.suppress(RecursionError):  # it holds itself
+        with contextlib.suppress(RecursionError):  # it contains itself
             if _is_plain(value):
                 parts[name] = digest_of(value)
     parts["source"] = digest_of(_source_of(expression))
@@ -58,8 +58,8 @@ def identity_of(expression: Any) -> dict[str, str]:
 def differences(there: Mapping[str, str], here: Mapping[str, str]) -> list[str]:
     """Return a phrase for each part in which two identities differ.
 
-    The model may not have been known to one of them, and an instance may get attributes while it
-    works: where only one identity has such a part, that is not a difference.
+    The model may be unknown in one run, and an instance may get attributes while it works. A part
+    of these kinds that only one identity has is not a difference.
     """
     return [
         _WORDS.get(part, "{part} differs").format(
@@ -79,23 +79,23 @@ def name_of(expression: Any) -> str:
     """Return the full name of a function, a class, or the class of an instance."""
     function = _inner(expression)
     if not hasattr(function, "__qualname__"):
-        function = declared(type(function))
+        function = declared_class(type(function))
     return f"{getattr(function, '__module__', None)}.{function.__qualname__}"
 
 
-def declared(kind: type) -> type:
-    """Return a class as its module has it: symbolicai makes one for each instance, below that."""
+def declared_class(kind: type) -> type:
+    """Return a class as its module defines it; symbolicai subclasses it for each instance."""
     base = kind.__bases__[0] if kind.__bases__ else kind
     if (base.__name__, base.__module__) != (kind.__name__, kind.__module__):
         return kind
-    return declared(base)
+    return declared_class(base)
 
 
 def digest_of(value: object) -> str:
     """Return a digest of the content of a value.
 
     Raises:
-        Exception: It has none: it can't be pickled, or holds itself.
+        Exception: The value cannot be pickled, or contains itself.
     """
     hashed = hashlib.blake2b(digest_size=16)
     _add(hashed.update, value)
@@ -103,7 +103,7 @@ def digest_of(value: object) -> str:
 
 
 def _add(update: Callable[[bytes], None], value: Any) -> None:
-    """Add a value to a digest: its type, and the parts that it is made of."""
+    """Add a value to a digest: its type and its parts."""
     kind = type(value)
     if kind in _SCALARS:
         data = value if kind is bytes else _text_of(value).encode(errors="surrogatepass")
@@ -124,7 +124,7 @@ def _add(update: Callable[[bytes], None], value: Any) -> None:
 
 def _text_of(value: object) -> str:
     if isinstance(value, int):
-        return f"{value:x}"  # which has any number of digits
+        return f"{value:x}"  # hexadecimal has no limit of digits
     return value if isinstance(value, str) else repr(value)
 
 
@@ -133,10 +133,10 @@ def _add_unordered(update: Callable[[bytes], None], kind: bytes, values: Any) ->
 
 
 def _add_reduced(update: Callable[[bytes], None], value: Any) -> None:
-    """Add an object by what pickle would keep of it."""
+    """Add an object by the parts that pickle would store."""
     update(b"object:%s;" % name_of(type(value)).encode())
     reduced = value.__reduce_ex__(4)
-    if isinstance(reduced, str):  # the name of something that there is once
+    if isinstance(reduced, str):  # the name of a global object
         _add(update, reduced)
         return
     made_by, arguments, state, items, pairs = (*reduced, None, None, None)[:5]
@@ -147,7 +147,7 @@ def _add_reduced(update: Callable[[bytes], None], value: Any) -> None:
 
 
 def _lasting(state: dict[str, Any]) -> dict[str, Any]:
-    """Leave out of a Symbol's state what is not its own: queries of the process change it."""
+    """Leave out the process-wide context of a Symbol, which every query may change."""
     return {name: value for name, value in state.items() if name != "_dynamic_context"}
 
 
@@ -156,7 +156,7 @@ def _listed(parts: Any) -> list[Any] | None:
 
 
 def _is_plain(value: Any) -> bool:
-    """Tell whether a value is data through and through, and so the same in another process."""
+    """Return whether a value consists of plain data only, and so is the same in every process."""
     kind = type(value)
     if kind is dict:
         return all(map(_is_plain, value.items()))
@@ -166,7 +166,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _inner(expression: Any) -> Any:
-    """Return what a partial or a bound method is made of."""
+    """Return the function or object inside a partial or a bound method."""
     while True:
         if isinstance(expression, functools.partial):
             expression = expression.func
@@ -177,7 +177,7 @@ def _inner(expression: Any) -> Any:
 
 
 def _values_of(expression: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the values that an expression is made with, each with a name for people."""
+    """Yield the values that an expression uses, each with a name that messages can show."""
     if isinstance(expression, functools.partial):
         yield "arguments of the partial", [expression.args, expression.keywords]
         yield from _values_of(expression.func)
@@ -191,14 +191,14 @@ def _values_of(expression: Any) -> Iterator[tuple[str, Any]]:
             for function in _functions_of(kind):
                 yield from _values_of_function(function)
     elif not inspect.isbuiltin(expression):
-        yield from _values_of(declared(type(expression)))
+        yield from _values_of(declared_class(type(expression)))
         yield from _attributes_of(expression)
 
 
 def _attributes_of(instance: Any) -> Iterator[tuple[str, Any]]:
     state: object = None
-    with contextlib.suppress(Exception):  # it may not be meant to be kept
-        state = instance.__getstate__()  # symbolicai leaves out what belongs to a run
+    with contextlib.suppress(Exception):  # some instances cannot be pickled
+        state = instance.__getstate__()  # symbolicai leaves out what belongs to one run
     for name, value in _lasting(state).items() if isinstance(state, dict) else ():
         yield f"{_ATTRIBUTE}{name!r}", value
 
@@ -212,7 +212,7 @@ def _values_of_function(function: Any) -> Iterator[tuple[str, Any]]:
     ):
         try:
             yield f"variable {variable!r} of {name}", cell.cell_contents
-        except ValueError:  # not set yet
+        except ValueError:  # not assigned yet
             continue
     for constant in _names_in(function.__code__):
         if constant.isupper() and constant in function.__globals__:
@@ -228,13 +228,13 @@ def _names_in(code: types.CodeType) -> Iterator[str]:
 
 def _functions_of(kind: type) -> Iterator[types.FunctionType]:
     for value in vars(kind).values():
-        value = getattr(value, "__func__", value)  # of a staticmethod or a classmethod
+        value = getattr(value, "__func__", value)  # unwrap a staticmethod or a classmethod
         if inspect.isfunction(value):
             yield value
 
 
 def _own_classes(kind: type) -> list[type]:
-    """Return a class and those of its bases that are of the same top-level package."""
+    """Return a class and its bases from the same top-level package."""
     package = kind.__module__.partition(".")[0]
     return [base for base in kind.__mro__ if base.__module__.partition(".")[0] == package]
 
@@ -242,19 +242,23 @@ def _own_classes(kind: type) -> list[type]:
 def _source_of(expression: Any) -> Any:
     """Return the code of a function, or of a class and its bases, without comments and docstrings.
 
-    It is source where there is source, so that it is the same in each version of Python.
+    This is the source if it is available, because bytecode differs between versions of Python.
     """
     function = _inner(expression)
     if isinstance(function, types.FunctionType):
         return _code_of(function, lambda: _parts_of(function.__code__))
-    kinds = _own_classes(function if isinstance(function, type) else declared(type(function)))
+    kinds = _own_classes(function if isinstance(function, type) else declared_class(type(function)))
     return [_code_of(kind, functools.partial(_parts_of_class, kind)) for kind in kinds]
 
 
 def _code_of(thing: Any, otherwise: Callable[[], Any]) -> Any:
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(thing)))
-    except (OSError, TypeError, SyntaxError):  # no source; or a lambda in the middle of a statement
+    except (
+        OSError,
+        TypeError,
+        SyntaxError,
+    ):  # no source, or a lambda within a statement
         return otherwise()
     if getattr(thing, "__name__", None) == "<lambda>":
         lambdas = [node for node in ast.walk(tree) if isinstance(node, ast.Lambda)]
@@ -285,8 +289,9 @@ def _parts_of(code: types.CodeType) -> list[Any]:
 def _has_docstring(code: types.CodeType) -> bool:
     """Return whether the first constant of a code is a docstring.
 
-    Before Python 3.13 that place is reserved for it in each function, but not in comprehensions;
-    since then a flag says so (CO_HAS_DOCSTRING, https://docs.python.org/3/library/inspect.html).
+    Since Python 3.13 a flag says so (CO_HAS_DOCSTRING,
+    https://docs.python.org/3/library/inspect.html). Before, the first constant of each function
+    except comprehensions is reserved for the docstring.
     """
     if not code.co_consts or not isinstance(code.co_consts[0], str):
         return False
@@ -296,7 +301,7 @@ def _has_docstring(code: types.CodeType) -> bool:
 
 
 def _model() -> str | None:
-    """Return the model of the registered engine, if symbolicai is in use and it has one."""
+    """Return the model of the registered engine, or None if there is none."""
     functional = sys.modules.get("symai.functional")
     if functional is None:
         return None

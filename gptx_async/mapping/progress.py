@@ -1,4 +1,4 @@
-"""The progress bar of a run: in a terminal, or a notebook's widget; elsewhere there is none."""
+"""The progress bar of a run, in a terminal or a notebook."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ if TYPE_CHECKING:
 __all__ = ["Progress", "is_terminal"]
 
 FIGURES_SECONDS = 0.5
-"""How often the figures after the bar are made anew."""
-
+"""How often the figures after the bar are updated."""
 
 STILL_SECONDS = 5.0
-"""How long a run stands still before the bar says what it waits for."""
+"""How long no call ends before the bar says what the run is waiting for."""
 
 
 class Progress:
-    """Shows how far a run is, and what the registered engine tells of its calls meanwhile.
+    """Shows how many items are done, and the registered engine's statistics for the run.
 
-    All methods are for the thread that takes the run's values.
+    There is a bar only in a terminal or a notebook; elsewhere the methods do nothing. Call them in
+    the thread that takes the run's values.
 
     Args:
-        total: How many items there are, if that is known.
-        is_wanted: Whether there is to be a bar.
+        total: The number of items, if it is known.
+        is_wanted: Whether to show a bar.
     """
 
     def __init__(self, total: int | None, *, is_wanted: bool) -> None:
@@ -35,8 +35,8 @@ class Progress:
         if is_wanted and (is_terminal(sys.stderr) or _is_in_notebook()):
             self._bar = _make_bar(total)
         self._failed = 0
-        self._ended, self._moved = -1, clock.seconds()
-        self._begun = self._told = clock.seconds()
+        self._ended_calls, self._progressed_at = -1, clock.seconds()
+        self._started_at = self._refreshed_at = clock.seconds()
         self._before = None if self._bar is None else _stats()
 
     def add(self, *, failed: bool) -> None:
@@ -48,13 +48,13 @@ class Progress:
         self.refresh()
 
     def refresh(self) -> None:
-        """Make the figures anew, if they are old."""
-        if self._bar is not None and clock.seconds() - self._told >= FIGURES_SECONDS:
-            self._told = clock.seconds()
+        """Update the figures, if the last update is long enough ago."""
+        if self._bar is not None and clock.seconds() - self._refreshed_at >= FIGURES_SECONDS:
+            self._refreshed_at = clock.seconds()
             self._bar.set_postfix(self._figures())
 
     def close(self) -> None:
-        """Leave the bar as it is at the end; a second call does nothing."""
+        """Show the final figures and finish the bar. A second call does nothing."""
         if self._bar is not None:
             self._bar.set_postfix(self._figures())
             self._bar.close()
@@ -68,7 +68,7 @@ class Progress:
         if self._before is None or now is None:
             return figures
         before = self._before
-        seconds = max(clock.seconds() - self._begun, 1e-3)
+        seconds = max(clock.seconds() - self._started_at, 1e-3)
         tokens = now.tokens_in + now.tokens_out - before.tokens_in - before.tokens_out
         figures["retries"] = f"{now.retries - before.retries:,}"
         figures["calls/s"] = f"{(now.answered - before.answered) / seconds:,.1f}"
@@ -78,34 +78,34 @@ class Progress:
         return figures
 
     def _wait(self, now: Any) -> str:
-        """Say what a run that stands still waits for, if that is a rate limit."""
+        """Return a note if no call has ended for some time because of a rate limit."""
         present = clock.seconds()
         ended = now.answered + now.failed + now.cancelled
-        if ended != self._ended or now.in_flight:
-            self._ended, self._moved = ended, present
-        if present - self._moved < STILL_SECONDS or now.next_call_in is None:
+        if ended != self._ended_calls or now.in_flight:
+            self._ended_calls, self._progressed_at = ended, present
+        if present - self._progressed_at < STILL_SECONDS or now.next_call_in is None:
             return ""
         return f"waiting for the rate limit, next call in {now.next_call_in:.0f} s"
 
 
 def is_terminal(file: TextIO | None) -> bool:
-    """Return whether a standard stream is a terminal; it is None where its descriptor is closed."""
+    """Return whether a standard stream is a terminal. It is None if its descriptor is closed."""
     return file is not None and file.isatty()
 
 
 def _make_bar(total: int | None) -> tqdm[Any]:
     from tqdm.auto import tqdm
 
-    # Without tqdm's own thread, which wakes a bar that is not moved: `refresh` does.
+    # No monitor thread, which tqdm starts to redraw an idle bar: `refresh` does that.
     kind = type("Bar", (tqdm,), {"monitor_interval": 0})
     bar: tqdm[Any] = kind(total=total, unit="item", dynamic_ncols=True)
     return bar
 
 
 def _stats() -> Any:
-    """Return what the registered engine tells of its calls; None if it tells nothing.
+    """Return the statistics of the registered engine, or None if it has none.
 
-    symbolicai is not imported for it: who has an engine has imported that.
+    This does not import symbolicai: without it no engine can be registered.
     """
     functional = sys.modules.get("symai.functional")
     if functional is None:

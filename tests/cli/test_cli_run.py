@@ -290,7 +290,7 @@ def give(row):
         ((*ASK, *OUT, "--error-field", "id"), "another name with --error-field"),
         ((*ASK, *OUT, "--error-field", "output"), "are one name"),
         ((*ASK, *OUT, "--csv-safe"), "--csv-safe is for CSV, and the output is jsonl"),
-        ((*ASK, *OUT, "--checkpoint", ":memory:"), "names no file, so nothing would be there for"),
+        ((*ASK, *OUT, "--checkpoint", ":memory:"), "is not a file, so a second run"),
         ((*ASK, *OUT, "--checkpoint", "file:x"), "looks like a URI"),
         ((*ASK, *OUT, "--api-key-env", "NO_SUCH"), "--api-key-env names NO_SUCH, which is not set"),
         ((*ASK, *OUT, "--model", "gpt-9"), "symbolicai knows the model 'gpt-9'"),
@@ -453,7 +453,7 @@ def test_a_checkpoint_is_of_one_job_and_not_lost_by_mistake(
     (folder / "items.jsonl").write_text(changed.replace("text 1", "text 9"))
     assert run(*PROMPT, *OUT, "--resume") == 2
     told = capfd.readouterr().err
-    assert "Item 1 is not the one whose result is kept" in told
+    assert "Item 1 is not the item whose result is in" in told
     assert "output    out.jsonl, as it was: it has more" in told
     assert fake_openai.requests == []
     assert (folder / "out.jsonl").read_text() == before

@@ -250,7 +250,7 @@ def test_a_value_that_cannot_be_kept_fails_its_item(path: Path, value: Any) -> N
     assert (results[0], results[2]) == (0, 2)
     [failed] = results.failed
     assert isinstance(failed.error, CheckpointError)
-    assert f"value of item 1, a {type(value).__name__}, can't be kept" in str(failed.error)
+    assert f"value of item 1, a {type(value).__name__}, can't be stored" in str(failed.error)
     with pytest.raises(CheckpointError, match="Let the expression return text"):
         gptx_async.map(value_of, range(3), checkpoint=path, checkpoint_pickle=True)
     assert {*kept_in(path)} == {0, 2}
@@ -268,7 +268,7 @@ def test_an_item_without_content_ends_the_run(path: Path) -> None:
 
 def test_an_item_that_differs_is_refused(path: Path) -> None:
     gptx_async.map(len, ["a", "b", "c"], checkpoint=path)
-    with pytest.raises(CheckpointError, match="Item 1 is not the one whose result is kept"):
+    with pytest.raises(CheckpointError, match="Item 1 is not the item whose result is in"):
         gptx_async.map(len, ["a", "c", "b"], checkpoint=path)
     assert gptx_async.map(len, ["a"], checkpoint=path) == [1]
     assert gptx_async.map(len, ["a", "b", "c", "dd"], checkpoint=path) == [1, 1, 1, 2]
@@ -456,7 +456,7 @@ def test_a_file_that_is_no_database_is_refused(path: Path, content: bytes) -> No
 
 def test_a_file_that_cannot_be_opened_is_refused(tmp_path: Path) -> None:
     for impossible in (tmp_path, tmp_path / "no folder" / "run.sqlite"):
-        with pytest.raises(CheckpointError, match="See that its folder exists"):
+        with pytest.raises(CheckpointError, match="Check that its folder exists"):
             gptx_async.map(other, ["a"], checkpoint=impossible)
 
 
@@ -484,7 +484,7 @@ def test_a_value_that_cannot_be_read_is_told_with_its_index(path: Path) -> None:
 def test_a_checkpoint_that_is_in_use_is_refused(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gptx_async.mapping.checkpoint.LOCK_SECONDS", 0.05)  # of this process
+    monkeypatch.setattr("gptx_async.mapping.checkpoint_file.LOCK_SECONDS", 0.05)  # of this process
     items = [*range(100)]  # more than are read before they are taken
     stream = gptx_async.map(other, items, workers=1, checkpoint=path, as_completed=True)
     assert next(stream) == (0, 0)
@@ -515,7 +515,7 @@ def test_a_disk_that_is_full_ends_the_run_and_what_was_kept_stays(path: Path) ->
     try:
         gptx_async.map(str.upper, ("x" * 1000 for _ in range(1000)), checkpoint=sys.argv[1])
     except gptx_async.errors.CheckpointError as error:
-        print("has room" in str(error), len(error.results) > 5)
+        print("has free space" in str(error), len(error.results) > 5)
     """
     completed = run_child(program, str(path))
     assert completed.stdout == "True True\n", completed.stderr
@@ -535,10 +535,10 @@ def test_nothing_is_kept_after_a_write_that_failed(path: Path) -> None:
     checkpoint = Checkpoint(sys.argv[1], {})
     for index, size in enumerate((10, 300_000, 10)):
         try:
-            checkpoint.keep(index, "digest", "x" * size)
+            checkpoint.store(index, "digest", "x" * size)
             print("kept")
         except CheckpointError as error:
-            print("has room" in str(error))
+            print("has free space" in str(error))
     checkpoint.close()
     """
     completed = run_child(program, str(path))
@@ -550,7 +550,7 @@ def test_many_threads_keep_at_once(path: Path) -> None:
     checkpoint = Checkpoint(path, {})
     count = 2000
     with ThreadPoolExecutor(16) as pool:
-        [*pool.map(lambda index: checkpoint.keep(index, "digest", [index]), range(count))]
+        [*pool.map(lambda index: checkpoint.store(index, "digest", [index]), range(count))]
     assert all(
         kept is not None and kept.value == [index]
         for index, kept in enumerate(checkpoint.find(index, "digest") for index in range(count))
@@ -558,7 +558,7 @@ def test_many_threads_keep_at_once(path: Path) -> None:
     checkpoint.close()
     checkpoint.close()
     with pytest.raises(CheckpointError, match="is closed"):
-        checkpoint.keep(count, "digest", 1)
+        checkpoint.store(count, "digest", 1)
     assert kept_in(path).keys() == {*range(count)}
 
 

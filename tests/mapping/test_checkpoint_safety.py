@@ -17,7 +17,7 @@ from symai import Expression, Symbol
 
 import gptx_async
 from gptx_async.errors import CheckpointError, ConfigurationError
-from gptx_async.mapping.checkpoint import Checkpoint, Kept
+from gptx_async.mapping.checkpoint import Checkpoint, StoredValue
 from support.planted import change, plant
 
 
@@ -75,7 +75,7 @@ def test_a_job_with_missing_parts_is_rejected(path: Path, check: Any, statement:
     gptx_async.map(with_default, ["a"], checkpoint=path)
     for each in statement.split(";"):
         change(path, (each, ()))
-    with pytest.raises(CheckpointError, match="no longer says completely which job it is of"):
+    with pytest.raises(CheckpointError, match="no longer describes its job completely"):
         gptx_async.map(with_default, ["a"], checkpoint=path, checkpoint_check=check)
 
 
@@ -204,8 +204,8 @@ def test_a_symbol_that_is_more_than_its_value_is_not_json(path: Path, make: Any)
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        (":memory:", "names no file, so nothing would be there for a second run"),
-        (Path(":memory:"), "names no file"),
+        (":memory:", "is not a file, so a second run would find nothing"),
+        (Path(":memory:"), "is not a file"),
         ("file:x.sqlite", r"looks like a URI.*Give 'x.sqlite', or './file:x.sqlite'"),
     ],
 )
@@ -248,20 +248,20 @@ def test_each_row_of_a_commit_that_fails_is_reported(
     path: Path, in_thread: Callable[..., Future[None]], error: type[BaseException]
 ) -> None:
     checkpoint = Checkpoint(path, {})
-    checkpoint.keep(0, "digest", 0)
-    connection: Any = FailsOnce(checkpoint._connection, error)
-    checkpoint._connection = connection
+    checkpoint.store(0, "digest", 0)
+    connection: Any = FailsOnce(checkpoint._file.connection, error)
+    checkpoint._file.connection = connection
     with checkpoint._lock:  # so that both wait, and one of them commits for both
-        keeping = [in_thread(checkpoint.keep, index, "digest", index) for index in (1, 2)]
+        keeping = [in_thread(checkpoint.store, index, "digest", index) for index in (1, 2)]
         wait_for(lambda: len(checkpoint._pending) == 2)
     for each in keeping:
         with pytest.raises(CheckpointError, match="could not be written to the checkpoint"):
             each.result(60)
     with pytest.raises(CheckpointError, match="could not be written"):
-        checkpoint.keep(3, "digest", 3)
+        checkpoint.store(3, "digest", 3)
     checkpoint.close()
     again = Checkpoint(path, {})
-    assert [again.find(index, "digest") for index in range(4)] == [Kept(0), None, None, None]
+    assert [again.find(index, "digest") for index in range(4)] == [StoredValue(0), None, None, None]
     again.close()
 
 
@@ -276,7 +276,8 @@ def test_values_that_could_not_be_written_are_in_the_results(
         return item
 
     def fail(self: Checkpoint) -> None:
-        self._connection = FailsOnce(self._connection, MemoryError)  # type: ignore[assignment]
+        connection: Any = FailsOnce(self._file.connection, MemoryError)
+        self._file.connection = connection
         write(self)
 
     write = Checkpoint._write

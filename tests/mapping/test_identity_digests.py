@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from gptx_async.errors import CheckpointError
-from gptx_async.mapping.checkpoint import Checkpoint, remove_checkpoint
+from gptx_async.mapping.checkpoint import Checkpoint
+from gptx_async.mapping.checkpoint_file import remove_checkpoint
 from gptx_async.mapping.identity import differences, digest_of, identity_of
 
 LIMIT = 3

@@ -235,7 +235,7 @@ def test_the_columns_of_the_first_run_are_compared(path: Path) -> None:
     changed = table()
     changed["summary"] = 0
     changed.loc[2, "text"] = "changed"
-    with pytest.raises(CheckpointError, match="Item 2 is not the one whose result is kept"):
+    with pytest.raises(CheckpointError, match="Item 2 is not the item whose result is in"):
         gptx_async.map(Counting(), changed, checkpoint=path)
     with pytest.raises(CheckpointError, match="The items have no column 'id', which they had"):
         gptx_async.map(Counting(), table().drop(columns="id"), checkpoint=path)
@@ -257,7 +257,7 @@ def test_a_key_defines_what_an_item_is(path: Path, key: Any) -> None:
     results = gptx_async.map(work, changed, checkpoint=path, key=key)
     assert (results, work.asked) == (["TEXT 0", "TEXT 1", "TEXT 2"], [])
     changed["id"] = [0, 3, 2]
-    with pytest.raises(CheckpointError, match="Item 1 is not the one"):
+    with pytest.raises(CheckpointError, match="Item 1 is not the item"):
         gptx_async.map(work, changed, checkpoint=path, key=key)
     with pytest.raises(CheckpointError, match="key of the items differs"):
         gptx_async.map(work, table(), checkpoint=path)

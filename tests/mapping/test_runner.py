@@ -779,7 +779,7 @@ def test_symbols_are_items_and_values(engine: AsyncGPTXBatchEngine) -> None:
         ((double, b"bytes"), r"Give \[text\]"),
         ((double, Symbol("text")), r"Give \[text\]"),
         ((double, 7), "not int"),
-        ((double, {"a": [1], "b": [1, 2]}), "not of one length"),
+        ((double, {"a": [1], "b": [1, 2]}), "differ in length"),
         ((double, {"a": "text"}), "'a' is a str"),
         ((double, {"train": {"a": [1]}}), "one split"),
         ((double, {"train": Split()}), "one split"),

@@ -320,17 +320,17 @@ def test_an_exit_in_the_second_interrupt_has_the_results_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """While the threads of a run end, Ctrl-C comes again."""
-    from gptx_async.mapping.backends.threads import Run
+    from gptx_async.mapping.backends.threads import ThreadRun
 
-    join = Run.join
+    join = ThreadRun.join
     interrupts = [KeyboardInterrupt("again")]
 
-    def join_interrupted(self: Run) -> None:
+    def join_interrupted(self: ThreadRun) -> None:
         join(self)
         if interrupts:
             raise interrupts.pop()
 
-    monkeypatch.setattr(Run, "join", join_interrupted)
+    monkeypatch.setattr(ThreadRun, "join", join_interrupted)
     with pytest.raises(KeyboardInterrupt, match="again") as raised:
         gptx_async.map(Work(ValueError()), range(COUNT), workers=4)
     assert {*raised.value.results} >= {*range(FAILING)}  # type: ignore[attr-defined]

@@ -25,16 +25,20 @@ MUTANTS = [
     Mutant(
         "C3-new-parts-not-kept",
         "Checkpoint._compare",
-        'self._connection.executemany("INSERT OR IGNORE INTO job VALUES (?, ?)", job.items())',
-        "pass",
+        """\
+            self._file.connection.executemany(
+                "INSERT OR IGNORE INTO job VALUES (?, ?)", job.items()
+            )
+""",
+        "            pass\n",
         "what becomes known of the job later must be compared from then on",
         ("test_identity_digests.py",),
     ),
     Mutant(
         "C4-not-exclusive",
-        "Checkpoint._open",
+        "CheckpointFile.lock",
         """\
-        self._connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        self.connection.execute("PRAGMA locking_mode = EXCLUSIVE")
 """,
         "",
         "two runs must not write to one checkpoint",
@@ -74,7 +78,7 @@ MUTANTS = [
     ),
     Mutant(
         "C9-keep-without-lock",
-        "Checkpoint.keep",
+        "Checkpoint.store",
         """\
         self._pending.append(row)
         with self._lock:
@@ -88,7 +92,7 @@ MUTANTS = [
     ),
     Mutant(
         "N1-stream-keeps-failed",
-        "_Consumer.forget",
+        "Consumer.forget",
         """\
         self._failed.pop(index, None)
 """,
@@ -98,12 +102,12 @@ MUTANTS = [
     ),
     Mutant(
         "N2-stop-not-joined-before-tell",
-        "_Consuming._stop",
+        "_RunInThread._stop",
         """\
-        with self._consumer.telling(error):  # afterwards, because what ends now is done as well
+        with self._consumer.attaching_results(error):  # last: items that end meanwhile count too
             self._consumer.run.join()""",
         """\
-        with self._consumer.telling(error):
+        with self._consumer.attaching_results(error):
             pass
         self._consumer.run.join()""",
         "what ends while a run is stopped is done as well",
@@ -111,18 +115,18 @@ MUTANTS = [
     ),
     Mutant(
         "N3-is-over-order",
-        "_Consumer.is_over",
-        "return self.run.is_over and not self.run.arrived  # in this order",
-        "return not self.run.arrived and self.run.is_over",
+        "Consumer.is_over",
+        "return self.run.is_over and not self.run.outcomes  # in this order",
+        "return not self.run.outcomes and self.run.is_over",
         "the last arrival must not be missed",
         ("test_run_ends.py",),
     ),
     Mutant(
         "N4-loop-not-given",
-        "_collect_on_loop",
+        "collect_on_loop",
         """\
                 consumer.accept()
-                await asyncio.sleep(0)  # the loop goes on, however many there are
+                await asyncio.sleep(0)  # let the loop run, however many outcomes there are
 """,
         """\
                 consumer.accept()
@@ -140,29 +144,29 @@ MUTANTS = [
     ),
     Mutant(
         "N6-popleft-before-on-error",
-        "_Consumer._accept",
+        "Consumer._accept",
         """\
-        self.values[arrival.index] = self._value_in_place(arrival) if failed else arrival.value
-        self.run.arrived.popleft()  # only now: an interrupt in between loses nothing
+        self.values[outcome.index] = self._replacement(outcome) if failed else outcome.value
+        self.run.outcomes.popleft()  # last, so that an interrupt before it loses nothing
 """,
         """\
-        self.run.arrived.popleft()
-        self.values[arrival.index] = self._value_in_place(arrival) if failed else arrival.value
+        self.run.outcomes.popleft()
+        self.values[outcome.index] = self._replacement(outcome) if failed else outcome.value
 """,
         "an item whose `on_error` raises is still the one that arrived",
         ("test_runner.py::test_a_stop_iteration_of_an_expression_ends_no_stream",),
     ),
     Mutant(
         "N7-results-lack-arrived",
-        "_Consumer.results",
-        "return Results(arrived | self.values, self._failed.values(), labels)",
+        "Consumer.results",
+        "return Results(done | self.values, self._failed.values(), labels)",
         "return Results(self.values, self._failed.values(), labels)",
         "the results of an error hold all that has arrived",
         ("test_run_ends.py",),
     ),
     Mutant(
         "N8-cancelled-amap-no-cancel",
-        "_ConsumingOnLoop._stop",
+        "_RunOnLoop._stop",
         """\
         self._consumer.run.cancel()
         if isinstance(error, GeneratorExit):""",
@@ -175,20 +179,20 @@ MUTANTS = [
     ),
     Mutant(
         "K1-kept-item-keeps-slot",
-        "Run._give",
+        "ThreadRun._dispatch",
         """\
-            if kept is not None:
+            if stored is not None:
                 self._free_workers.release()
 """,
         """\
-            if kept is not None:
+            if stored is not None:
 """,
         "an item served from the checkpoint uses no worker",
         ("test_run_ends.py",),
     ),
     Mutant(
         "K2-works-after-cancel",
-        "Run._work",
+        "ThreadRun._work",
         "is not None and not self._is_cancelled:",
         "is not None:",
         "after a cancel no worker begins another item",
@@ -196,7 +200,7 @@ MUTANTS = [
     ),
     Mutant(
         "K3-asyncio-cancel-ends-run",
-        "_try",
+        "_run_item",
         """\
     except BaseException as error:
         return None, error""",
@@ -208,7 +212,7 @@ MUTANTS = [
     ),
     Mutant(
         "K4-cancel-leaves-workers",
-        "Run.cancel",
+        "ThreadRun.cancel",
         """\
         for _ in range(self._job.workers):
             self._tasks.put(None)
@@ -219,7 +223,7 @@ MUTANTS = [
     ),
     Mutant(
         "K5-idle-unlocked",
-        "Run._work",
+        "ThreadRun._work",
         """\
                 with self._idle_lock:
                     self._idle += 1
@@ -233,15 +237,15 @@ MUTANTS = [
     ),
     Mutant(
         "K6-shared-context",
-        "Run._work_on",
-        "_try(self._context.copy(), self._scope,",
-        "_try(self._context, self._scope,",
+        "ThreadRun._work_on",
+        "_run_item(self._context.copy(), self._scope,",
+        "_run_item(self._context, self._scope,",
         "two workers must not run in one context",
         ("test_runner.py",),
     ),
     Mutant(
         "K7-over-before-workers",
-        "Run._read",
+        "ThreadRun._read",
         """\
         for worker in self._workers:
             worker.join()
@@ -252,9 +256,9 @@ MUTANTS = [
     ),
     Mutant(
         "K8-checkpoint-left-open",
-        "Run._read",
+        "ThreadRun._read",
         """\
-        with contextlib.suppress(CheckpointError):  # nothing is lost by that: all is committed
+        with contextlib.suppress(CheckpointError):  # nothing is lost: all values are committed
             self.close()
 """,
         "",
@@ -263,9 +267,9 @@ MUTANTS = [
     ),
     Mutant(
         "K9-item-held",
-        "Run._feed",
+        "ThreadRun._feed",
         """\
-            del item  # not to be held while the next one is waited for
+            del item  # release it before waiting for the next one
 """,
         "",
         "an item is not held while the next is waited for",
@@ -398,7 +402,7 @@ MUTANTS = [
     ),
     Mutant(
         "C10-wide-permissions",
-        "Checkpoint._create_file",
+        "CheckpointFile._create_file",
         "0o600",
         "0o644",
         "a checkpoint holds answers, which are nobody else's to read",
@@ -418,7 +422,7 @@ MUTANTS = [
     Mutant(
         "C12-missing-parts-accepted",
         "Checkpoint._check_parts",
-        "if {*json.loads(kept[_PARTS]), *needed, _KEY} <= kept.keys():",
+        "if {*json.loads(stored[_PARTS]), *needed, _KEY} <= stored.keys():",
         "if True:",
         "a job table from which parts were removed would differ in nothing",
         ("test_checkpoint_safety.py",),
@@ -435,7 +439,7 @@ MUTANTS = [
     ),
     Mutant(
         "C14-new-columns-compared",
-        "Checkpoint._identified",
+        "Checkpoint._compared_part",
         "if not self._added_columns or not isinstance(item, dict):",
         "if True:",
         "a notebook cell that puts its results into a new column can be run again",
@@ -459,7 +463,7 @@ MUTANTS = [
     ),
     Mutant(
         "C17-huge-integer",
-        "_is_json",
+        "_is_stored_as_json",
         "return bool(-LARGEST_INTEGER < value < LARGEST_INTEGER)",
         "return True",
         "Python limits how many digits it converts from text",
@@ -552,9 +556,9 @@ MUTANTS = [
     ),
     Mutant(
         "K10-unkept-value-lost",
-        "Run._work_on",
+        "ThreadRun._work_on",
         """\
-                self._arrive(Arrival(task.index, value))  # it may have cost something
+                self._add(ItemOutcome(task.index, value))  # it may have cost money
 """,
         "",
         "a value that could not be stored may have cost something",
@@ -562,7 +566,7 @@ MUTANTS = [
     ),
     Mutant(
         "K11-refused-value-ends-run",
-        "Run._work_on",
+        "ThreadRun._work_on",
         """\
             except CheckpointValueError as refused:
                 value, error = None, refused
@@ -573,7 +577,7 @@ MUTANTS = [
     ),
     Mutant(
         "N9-frozen-error",
-        "_Consumer.tell",
+        "Consumer.attach_results",
         'object.__setattr__(error, "results", results)',
         'setattr(error, "results", results)',
         "an error may be a frozen dataclass",
@@ -581,10 +585,10 @@ MUTANTS = [
     ),
     Mutant(
         "N10-second-interrupt",
-        "_Consumer.telling",
+        "Consumer.attaching_results",
         """\
         except BaseException as interrupt:
-            self.tell(interrupt)
+            self.attach_results(interrupt)
             raise
 """,
         "",
@@ -593,7 +597,7 @@ MUTANTS = [
     ),
     Mutant(
         "N11-stop-iteration-in-frame",
-        "_Consumer.accept",
+        "Consumer.accept",
         """\
             if not self._in_frame:
                 raise

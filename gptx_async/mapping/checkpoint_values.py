@@ -17,7 +17,7 @@ from typing import Any
 from ..errors import CheckpointError
 from ..plain_json import SCALARS, is_plain_json
 from .dataset import is_symbol
-from .identity import declared
+from .identity import declared_class
 
 __all__ = [
     "LARGEST_INTEGER",
@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 JSON, SYMBOLS, PICKLE = "json", "symbols", "pickle"
-"""The formats: plain JSON, JSON in which an object with a key of `_TAGS` is tagged, and pickle."""
+"""The formats: plain JSON, JSON with tagged objects (those with a key of `_TAGS`), and pickle."""
 
 LARGEST_INTEGER = 10**640
 """Integers below this size are stored as JSON.
@@ -52,11 +52,11 @@ class CheckpointValueError(CheckpointError):
 
 
 class NotJSONError(CheckpointError):
-    """A value is not JSON, and the checkpoint was not opened with `checkpoint_pickle=True`."""
+    """A value is not JSON, and `checkpoint_pickle=True` was not given."""
 
 
 class PickledValueError(CheckpointError):
-    """A stored value is pickled, and the checkpoint was not opened for that."""
+    """A stored value is pickled, and `checkpoint_pickle=True` was not given."""
 
 
 def encode(value: object, *, with_pickle: bool) -> tuple[str, str | bytes]:
@@ -70,16 +70,16 @@ def encode(value: object, *, with_pickle: bool) -> tuple[str, str | bytes]:
         NotJSONError: The value is not JSON, and `with_pickle` is False.
         Exception: The value cannot be pickled, or cannot be unpickled again.
     """
-    with contextlib.suppress(RecursionError):  # the value contains itself, which pickle can store
-        if _is_json(value):
+    with contextlib.suppress(RecursionError):  # the value contains itself; pickle can store it
+        if _is_stored_as_json(value):
             return JSON, _to_json(value)
-        if _is_json(value, symbols=True):
+        if _is_stored_as_json(value, symbols=True):
             return SYMBOLS, _to_json(_tagged(value))
     if not with_pickle:
         raise NotJSONError
     file = io.BytesIO()
     _Pickler(file).dump(value)
-    pickle.loads(file.getvalue())  # some values can be pickled only: fail now, not at the next run
+    pickle.loads(file.getvalue())  # some cannot be unpickled: fail now, not in the next run
     return PICKLE, file.getvalue()
 
 
@@ -110,11 +110,11 @@ def decode(form: str, stored: str | bytes, *, with_pickle: bool) -> Any:
 class _Pickler(pickle.Pickler):
     """Pickles Symbols that a query returned.
 
-    symbolicai creates a class for each of them, which pickle cannot find by name.
+    symbolicai creates a class for each of these Symbols, which pickle cannot find by name.
     """
 
     def reducer_override(self, value: Any) -> Any:
-        if isinstance(value, type) and (kind := declared(value)) is not value:
+        if isinstance(value, type) and (kind := declared_class(value)) is not value:
             return _itself, (kind,)
         return NotImplemented
 
@@ -132,10 +132,10 @@ def _to_json(value: object) -> str:
     return text
 
 
-def _is_json(value: Any, *, symbols: bool = False) -> bool:
-    """Return whether JSON, optionally with tagged Symbols, returns an equal value of equal type."""
+def _is_stored_as_json(value: Any, *, symbols: bool = False) -> bool:
+    """Return whether JSON, or JSON with tagged Symbols, preserves a value and its types."""
 
-    def is_kept(value: Any) -> bool:
+    def is_preserved(value: Any) -> bool:
         kind = type(value)
         if kind is int:
             return bool(-LARGEST_INTEGER < value < LARGEST_INTEGER)
@@ -145,23 +145,23 @@ def _is_json(value: Any, *, symbols: bool = False) -> bool:
             return _is_plain_symbol(value)
         return kind in SCALARS
 
-    return is_plain_json(value, is_kept)
+    return is_plain_json(value, is_preserved)
 
 
 def _is_plain_symbol(symbol: Any) -> bool:
-    """Return whether a Symbol is its JSON value and its options, and nothing else."""
+    """Return whether a Symbol consists of a JSON value and options that are stored."""
     tag = _tag_of(symbol)
     if tag is None:
         return False
     value, options = symbol.value, _options_of(symbol)
-    if not (_is_json(value) and _is_json(options)):
+    if not (_is_stored_as_json(value) and _is_stored_as_json(options)):
         return False
     rebuilt = _class_of(tag)(value, **options)
     return bool(_state_of(symbol) == _state_of(rebuilt))
 
 
 def _tag_of(symbol: Any) -> str | None:
-    kind = declared(type(symbol))
+    kind = declared_class(type(symbol))
     return next((tag for tag in _CLASSES if kind is _class_of(tag)), None)
 
 
@@ -170,7 +170,7 @@ def _class_of(tag: str) -> Any:
 
 
 def _state_of(symbol: Any) -> dict[str, Any]:
-    """Return the attributes of a Symbol, without the one that belongs to the process."""
+    """Return the attributes of a Symbol, without the process-wide context."""
     state: dict[str, Any] = symbol.__getstate__()
     return {name: each for name, each in state.items() if name != "_dynamic_context"}
 
@@ -180,7 +180,7 @@ def _options_of(symbol: Any) -> dict[str, Any]:
 
 
 def _tagged(value: Any) -> Any:
-    """Return a value with objects in place of its Symbols."""
+    """Return a value with its Symbols replaced by tagged objects."""
     if is_symbol(value):
         return {_tag_of(value): value.value, **_options_of(value)}
     if isinstance(value, list):
@@ -192,7 +192,7 @@ def _tagged(value: Any) -> Any:
 
 
 def _untagged(parsed: Any) -> Any:
-    """Return the value that `_tagged` was given; from the top, for a tag may also be data."""
+    """Reverse `_tagged`, from the outside in: an inner key that looks like a tag may be data."""
     if isinstance(parsed, list):
         return [_untagged(each) for each in parsed]
     if not isinstance(parsed, dict):
