@@ -80,7 +80,7 @@ class Engines(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Run:
+class DemoResult:
     """How one way of asking did: a row of the table.
 
     Attributes:
@@ -207,7 +207,9 @@ def symbolicai_sandbox(model: str) -> Iterator[None]:
         yield
 
 
-def _run_offline(documents: Sequence[Document], account: Account, latency: float) -> list[Run]:
+def _run_offline(
+    documents: Sequence[Document], account: Account, latency: float
+) -> list[DemoResult]:
     with symbolicai_sandbox(account.model), _fake_openai() as server:
         engines = _build_engines(account)
         _register(engines.sync)
@@ -219,14 +221,14 @@ def _run_offline(documents: Sequence[Document], account: Account, latency: float
         return _compare(documents, engines, expected)
 
 
-def _run_live(documents: Sequence[Document], account: Account) -> list[Run]:
+def _run_live(documents: Sequence[Document], account: Account) -> list[DemoResult]:
     with symbolicai_sandbox(account.model):
         return _compare(documents, _build_engines(account), expected=None)
 
 
 def _compare(
     documents: Sequence[Document], engines: Engines, expected: Mapping[str, Answer] | None
-) -> list[Run]:
+) -> list[DemoResult]:
     """Ask about the documents in each of the three ways."""
     _register(engines.sync)
     runs = [_measure("GPTXChatEngine", _one_at_a_time, _sample(documents), expected)]
@@ -257,9 +259,9 @@ def _measure(
     way: Way,
     documents: Sequence[Document],
     expected: Mapping[str, Answer] | None,
-) -> Run:
+) -> DemoResult:
     answers, seconds = _ask(title, way, documents)
-    return Run(title, len(documents), find_wrong(documents, answers, expected), seconds)
+    return DemoResult(title, len(documents), find_wrong(documents, answers, expected), seconds)
 
 
 def _ask(title: str, way: Way, documents: Sequence[Document]) -> tuple[Sequence[Answer], float]:
@@ -413,7 +415,7 @@ def _announce(account: Account, documents: Sequence[Document]) -> str:
     )
 
 
-def _table(runs: Sequence[Run], total: int, *, live: bool) -> Table:
+def _table(runs: Sequence[DemoResult], total: int, *, live: bool) -> Table:
     baseline = runs[0]
     table = Table(caption=_caption(baseline, total, live=live), caption_justify="left")
     table.add_column("engine", no_wrap=True)
@@ -432,7 +434,7 @@ def _table(runs: Sequence[Run], total: int, *, live: bool) -> Table:
     return table
 
 
-def _caption(baseline: Run, total: int, *, live: bool) -> str:
+def _caption(baseline: DemoResult, total: int, *, live: bool) -> str:
     scaled = (
         f"scaled: {baseline.documents} documents took {baseline.seconds:.1f} s. "
         if baseline.documents < total

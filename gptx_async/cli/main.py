@@ -1,46 +1,48 @@
-"""The command line: `gptx-async`, also as `python -m gptx_async`.
+"""The command line: `gptx-async`, or `python -m gptx_async`.
 
-Each subcommand is two functions: `_add_<name>` declares its options, `_<name>` runs it. What a
-subcommand needs is imported when it runs, for symbolicai takes seconds and `--help` must not.
+Each subcommand has two functions here: `_add_<name>` declares it, and `_<name>` runs it. A
+subcommand's modules are imported when it runs: symbolicai takes seconds to import, and `--help`
+must be fast.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .._version import __version__
-from ..checks import SHARE, Number, NumberRule, numbers, seconds, whole_numbers
-from ..errors import ConfigurationError, GPTXAsyncError
+from ..errors import GPTXAsyncError
+from .arguments import COUNT, NUMBER, SECONDS
+from .options import add_run_options, read_run_options
+from .serve import add_serve_options, run_server
 
 if TYPE_CHECKING:
-    # A private name in argparse too, but the documented type of what `add_subparsers` returns.
+    # Private in argparse, but the documented type of what `add_subparsers` returns.
     Subcommands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 __all__ = ["main"]
 
 USER_ERROR = 2
-"""The exit code for what the user can correct; argparse has the same."""
+"""The exit code for errors that the user can correct; argparse uses the same."""
 
 INTERRUPTED = 130
-"""The exit code after Ctrl-C, as of a shell: 128 + SIGINT."""
+"""The exit code after Ctrl-C, as in a shell: 128 + SIGINT."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Args:
-        argv: The arguments; those of the process when None.
+        argv: The arguments; None for those of the process.
 
     Returns:
         The exit code: 0 for success, 1 if the subcommand found something wrong, 2 for an error
         that the user can correct, 130 after Ctrl-C.
 
     Raises:
-        SystemExit: By argparse: after `--help` and `--version`, and for arguments it can't parse.
+        SystemExit: By argparse, after `--help` and `--version`, and for arguments that it rejects.
     """
     parser = _parser()
     options = parser.parse_args(argv)
@@ -57,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="gptx-async",
-        description="symbolicai's GPTXChatEngine for many model calls at once.",
+        description="symbolicai's GPTXChatEngine for many concurrent model calls.",
     )
     parser.add_argument("--version", action="version", version=f"gptx-async {__version__}")
     subcommands = parser.add_subparsers(
@@ -74,173 +76,54 @@ def _add_run(subcommands: Subcommands) -> None:
     parser = subcommands.add_parser(
         "run",
         help="run an Expression or a prompt over the rows of a file",
-        description="Run an Expression of symbolicai, or a prompt, over the rows of a file, many "
-        "at once. The output has each input row with its output, or with its error, in the order "
-        "of the input. Exits with 1 if rows have failed.",
-        epilog="While it runs, the output is OUTPUT.part, and OUTPUT.checkpoint has every result "
-        "at once. After Ctrl-C, a kill or failures, the same command with --resume does what is "
-        "missing; a run without failures removes the checkpoint.",
+        description="Run a symbolicai Expression, or a prompt, over the rows of a file, many rows "
+        "concurrently. The output has each input row with its output or its error, in the order "
+        "of the input. Exits with 1 if rows failed.",
+        epilog="The output is written to OUTPUT.part and renamed when it is complete. Every result "
+        "is also stored in OUTPUT.checkpoint. After Ctrl-C, a kill or failures, run the same "
+        "command with --resume to process the missing and failed rows. A run without failures "
+        "removes the checkpoint.",
     )
-    _add_work(parser.add_argument_group("what is asked"))
-    _add_files(parser.add_argument_group("files"))
-    _add_account(parser.add_argument_group("model"))
-    _add_pace(parser.add_argument_group("pace and cost"))
-    parser.add_argument("--quiet", action="store_true", help="show no bar and no summary")
-    parser.add_argument(
-        "--verbose", action="store_true", help="show what symbolicai and this package log"
-    )
+    add_run_options(parser)
     parser.set_defaults(run=_run)
 
 
-def _add_work(group: argparse._ArgumentGroup) -> None:
-    work = group.add_mutually_exclusive_group(required=True)
-    work.add_argument(
-        "--expression",
-        metavar="MODULE:NAME",
-        help="an Expression (class or instance), or a function of one item; the module is looked "
-        "for in this folder, too",
-    )
-    work.add_argument(
-        "--prompt",
-        metavar="TEXT",
-        help="a prompt with names of fields in braces: 'Summarise: {text}'; {input} for a row that "
-        "is no JSON object",
-    )
-    group.add_argument(
-        "--field",
-        metavar="NAME",
-        help="give this field of each row to the expression (default: the whole row)",
-    )
-
-
-def _add_files(group: argparse._ArgumentGroup) -> None:
-    formats = ("jsonl", "csv", "parquet")
-    group.add_argument(
-        "--input",
-        required=True,
-        metavar="FILE",
-        help="JSON Lines, CSV or Parquet, by its suffix; - for JSON Lines on standard input",
-    )
-    group.add_argument(
-        "--output", required=True, metavar="FILE", help="the same; - for standard output"
-    )
-    group.add_argument("--input-format", choices=formats, help="whatever the suffix is")
-    group.add_argument("--output-format", choices=formats, help="whatever the suffix is")
-    group.add_argument("--encoding", metavar="NAME", help="of the input (default: UTF-8)")
-    group.add_argument(
-        "--output-field", default="output", metavar="NAME", help="(default: %(default)s)"
-    )
-    group.add_argument(
-        "--error-field", default="error", metavar="NAME", help="(default: %(default)s)"
-    )
-    group.add_argument(
-        "--csv-safe",
-        action="store_true",
-        help="write ' before each cell of a CSV output that begins with =, +, -, @, a tab or a "
-        "carriage return, which a spreadsheet would take for a formula",
-    )
-    group.add_argument(
-        "--resume", action="store_true", help="go on with a run that was not completed"
-    )
-    group.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="replace the output, and forget a run that was not completed",
-    )
-    group.add_argument(
-        "--checkpoint",
-        metavar="FILE",
-        help="where results are kept for --resume (default: OUTPUT.checkpoint)",
-    )
-
-
-def _add_account(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--model", metavar="NAME", help="(default: symbolicai's configuration)")
-    group.add_argument(
-        "--api-key-env",
-        metavar="VARIABLE",
-        help="the environment variable that has the key, OPENAI_API_KEY say (default: symbolicai's "
-        "configuration)",
-    )
-    group.add_argument(
-        "--base-url", metavar="URL", help="(default: OPENAI_BASE_URL, else OpenAI's)"
-    )
-
-
-def _add_pace(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--workers",
-        type=_COUNT,
-        default=64,
-        metavar="N",
-        help="how many rows are worked on at once (default: %(default)s)",
-    )
-    group.add_argument(
-        "--max-concurrency",
-        type=_COUNT,
-        metavar="N",
-        help="how many requests are out at once (default: 256)",
-    )
-    group.add_argument("--requests-per-minute", type=_POSITIVE, metavar="N")
-    group.add_argument("--tokens-per-minute", type=_POSITIVE, metavar="N")
-    group.add_argument(
-        "--max-cost",
-        type=_POSITIVE,
-        metavar="USD",
-        help="send nothing more once this is spent; needs --price",
-    )
-    group.add_argument(
-        "--price",
-        type=_PRICE,
-        nargs=2,
-        metavar=("IN", "OUT"),
-        help="US$ per million tokens in and out: 0.15 0.60",
-    )
-
-
 def _run(options: argparse.Namespace) -> int:
-    from .run import RunOptions, run
+    from .run import run
 
-    if options.prompt is not None and options.field is not None:
-        raise ConfigurationError(
-            "--field is for --expression: --prompt names its fields itself, in braces."
-        )
-    if options.resume and options.overwrite:
-        raise ConfigurationError("--resume and --overwrite contradict each other. Give one.")
-    given = {name: value for name, value in vars(options).items() if name not in _OF_THE_PARSER}
-    if given["price"] is not None:
-        given["price"] = tuple(given["price"])
-    return run(RunOptions(**given))
+    return run(read_run_options(options))
 
 
 def _add_doctor(subcommands: Subcommands) -> None:
     parser = subcommands.add_parser(
         "doctor",
-        help="look for what may be wrong with this machine's configuration",
-        description="Look at all that a run needs: symbolicai's configuration, key, model, base "
-        "URL, vocabularies, packages, limits, proxies. Nothing is changed, and no key is shown. "
-        "One request is sent, for the list of models, with the key as the engine would send it. "
-        "Exits with 1 if something fails.",
+        help="find problems in this machine's configuration",
+        description="Check everything that a run needs: symbolicai's configuration, key, model, "
+        "base URL, vocabularies, packages, limits, proxies. Changes nothing and shows no key. "
+        "Sends one request, for the list of models, with the key as the engine would send it. "
+        "Exits with 1 if a check fails.",
     )
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
     parser.add_argument(
-        "--model", metavar="NAME", help="look at this model (default: symbolicai's configuration)"
+        "--model",
+        metavar="NAME",
+        help="check this model (default: from symbolicai's configuration)",
     )
     parser.add_argument("--api-key-env", metavar="VARIABLE", help="as for run")
     parser.add_argument("--base-url", metavar="URL", help="as for run")
     parser.add_argument(
         "--max-concurrency",
-        type=_COUNT,
+        type=COUNT,
         default=256,
         metavar="N",
-        help="how many requests are to be out at once (default: %(default)s)",
+        help="how many requests you want in flight (default: %(default)s)",
     )
     parser.add_argument(
         "--timeout",
-        type=_POSITIVE,
+        type=NUMBER,
         default=10.0,
         metavar="SECONDS",
-        help="for the base URL (default: %(default)s)",
+        help="how long to wait for the base URL (default: %(default)s)",
     )
     parser.set_defaults(run=_doctor)
 
@@ -261,26 +144,26 @@ def _doctor(options: argparse.Namespace) -> int:
 def _add_demo(subcommands: Subcommands) -> None:
     parser = subcommands.add_parser(
         "demo",
-        help="put real documents through symbolicai on GPTXChatEngine and on this engine",
-        description="Put the descriptions of the installed Python packages through a two-step "
-        "Expression of symbolicai: on GPTXChatEngine, on this engine from threads, and on this "
+        help="compare GPTXChatEngine with this engine on real documents",
+        description="Process the descriptions of the installed Python packages with a two-step "
+        "symbolicai Expression: on GPTXChatEngine, on this engine from threads, and on this "
         "engine under a scheduler. Exits with 1 if an answer is wrong.",
     )
     parser.add_argument(
         "--live",
         action="store_true",
-        help="ask the API that OPENAI_BASE_URL names, OpenAI's when it is not set, instead of the "
-        "embedded fake server; the key is OPENAI_API_KEY, else that of symbolicai's configuration",
+        help="use the API at OPENAI_BASE_URL (default: OpenAI's) in place of the embedded fake "
+        "server; the key is OPENAI_API_KEY, or the one in symbolicai's configuration",
     )
     parser.add_argument(
         "--documents",
-        type=_COUNT,
+        type=COUNT,
         metavar="N",
-        help="how many documents (default: all; with --live 20)",
+        help="how many documents (default: all; 20 with --live)",
     )
     parser.add_argument(
         "--latency",
-        type=_SECONDS,
+        type=SECONDS,
         default=0.4,
         metavar="SECONDS",
         help="median latency of the fake server (default: %(default)s)",
@@ -288,8 +171,8 @@ def _add_demo(subcommands: Subcommands) -> None:
     parser.add_argument(
         "--model",
         metavar="NAME",
-        help="one of GPTXChatEngine's models (default: the one configured for symbolicai with "
-        "--live, else gpt-4o-mini)",
+        help="a model of GPTXChatEngine (default: gpt-4o-mini; with --live, the one in "
+        "symbolicai's configuration)",
     )
     parser.set_defaults(run=_demo)
 
@@ -310,144 +193,7 @@ def _add_serve(subcommands: Subcommands) -> None:
         "serve",
         help="run a fake OpenAI server, for tests",
         description="Run a fake OpenAI server on the loopback interface, until Ctrl-C or SIGTERM. "
-        "It prints its base URL on standard output as soon as it listens.",
+        "Prints its base URL on standard output as soon as it listens.",
     )
-    parser.add_argument(
-        "--port",
-        type=_port,
-        default=8000,
-        metavar="PORT",
-        help="the port to listen on; 0 for one that is free (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--latency",
-        type=_SECONDS,
-        default=0.0,
-        metavar="SECONDS",
-        help="how long each answer takes (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--reply",
-        choices=("digest", "echo"),
-        default="digest",
-        help="what the model says: 12 digits that stand for the messages, or the last message "
-        "itself (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--api-key",
-        action="append",
-        dest="api_keys",
-        metavar="KEY",
-        help="a key to accept; may be given several times (default: any key is accepted)",
-    )
-    _add_faults(parser)
-    _add_limits(parser)
-    parser.set_defaults(run=_serve)
-
-
-def _add_faults(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--fault",
-        type=_fault,
-        action="append",
-        dest="faults",
-        default=[],
-        metavar="KIND:SHARE",
-        help="let this share of the requests fail: 500:0.1 for a status, reset:0.05; kinds are "
-        "bad-json, empty-body, empty-choices, html, insufficient-quota, no-choices, reset, "
-        "reset-middle, stall, truncated-json; may be given several times",
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="chooses which requests fail"
-    )
-
-
-def _add_limits(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--requests-per-minute", type=_POSITIVE, metavar="N")
-    parser.add_argument("--tokens-per-minute", type=_POSITIVE, metavar="N")
-    parser.add_argument(
-        "--burst-seconds",
-        type=_POSITIVE,
-        default=60.0,
-        metavar="SECONDS",
-        help="of how many seconds' rate the two limits admit a burst (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--hide-limits",
-        action="store_true",
-        help="send no x-ratelimit-* headers, and no retry-after with a 429",
-    )
-    parser.add_argument(
-        "--max-concurrent",
-        type=_COUNT,
-        metavar="N",
-        help="answer 503 to more requests at once than this",
-    )
-
-
-def _serve(options: argparse.Namespace) -> int:
-    from ..testing import fault_named, serve, sometimes
-
-    try:
-        faults = sometimes(
-            [(fault_named(name), share) for name, share in options.faults], options.seed
-        )
-    except ValueError as error:
-        raise ConfigurationError(f"--fault: {error}") from error
-    try:
-        serve(
-            port=options.port,
-            latency=options.latency,
-            reply=options.reply,
-            api_keys=options.api_keys,
-            faults=faults if options.faults else None,
-            requests_per_minute=options.requests_per_minute,
-            tokens_per_minute=options.tokens_per_minute,
-            burst_seconds=options.burst_seconds,
-            tell_limits=not options.hide_limits,
-            max_concurrent=options.max_concurrent,
-        )
-    except OSError as error:
-        raise ConfigurationError(
-            f"The server can't listen on port {options.port} ({error.strerror}). Choose another "
-            "one by --port; 0 takes one that is free."
-        ) from error
-    return 0
-
-
-def _argument(rule: NumberRule[Number]) -> Callable[[str], Number]:
-    """Make the function by which argparse reads the numbers that a rule allows."""
-
-    def read(text: str) -> Number:
-        number = None
-        with contextlib.suppress(ValueError):
-            number = rule.read(int(text) if text.isdecimal() else float(text))
-        if number is None:
-            raise argparse.ArgumentTypeError(f"{text!r} is not {rule.text}")
-        return number
-
-    return read
-
-
-_COUNT = _argument(whole_numbers())
-_POSITIVE = _argument(numbers())
-_PRICE = _argument(numbers("US$", allows_zero=True))
-_SECONDS = _argument(seconds(allows_zero=True))
-
-
-def _port(text: str) -> int:
-    if text.isdecimal() and int(text) < 2**16:
-        return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a port: a whole number from 0 to 65535")
-
-
-def _fault(text: str) -> tuple[str, float]:
-    kind, separator, share = text.rpartition(":")
-    with contextlib.suppress(argparse.ArgumentTypeError):
-        if separator:
-            return kind, _argument(SHARE)(share)
-    raise argparse.ArgumentTypeError(f"{text!r} is not KIND:SHARE, with {SHARE.text}")
-
-
-_OF_THE_PARSER = frozenset({"arguments", "run", "subcommand"})
-"""What parsed options have that are no options of a subcommand."""
+    add_serve_options(parser)
+    parser.set_defaults(run=run_server)

@@ -23,7 +23,7 @@ from pyarrow import parquet
 
 import gptx_async
 from gptx_async.cli import main as cli
-from gptx_async.cli.run import Interrupts
+from gptx_async.cli.terminal import Interrupts
 from gptx_async.testing import FakeOpenAI, HTTPFault, RecordedRequest
 from support.child import DEADLINE, Process, start_python
 from support.unheard import UNHEARD
@@ -166,13 +166,13 @@ def test_failed_rows_have_their_error_and_are_tried_again_by_resume(
     assert rows[:2] == answered([0, 1])
     told = capfd.readouterr().err
     assert "errors    ValueError 2" in told
-    assert "--resume does what is missing" in told
+    assert "--resume to process the missing rows" in told
     fake_openai.faults = None
     fake_openai.clear()
     assert run(*ASK, "--output", "out.jsonl", "--resume") == 0
     assert sorted(map(number_of, fake_openai.requests)) == [2, 5]
     assert rows_in("out.jsonl") == answered(range(6))
-    assert "rows      6: 6 done (4 of them before), 0 failed" in capfd.readouterr().err
+    assert "rows      6: 6 done (4 by an earlier run), 0 failed" in capfd.readouterr().err
     assert not (folder / "out.jsonl.checkpoint").exists()
 
 
@@ -267,7 +267,7 @@ def give(row):
             "no field 'txt', which --field names. Its f",
         ),
         (("--prompt", "{a} {text}", *ASK[4:], *OUT), "no field 'a', which --prompt names. Its fi"),
-        (("--prompt", "{text}", *ASK[2:], *OUT), "--field is for --expression"),
+        (("--prompt", "{text}", *ASK[2:], *OUT), "--field works only with --expression"),
         (("--prompt", "Say.", *ASK[4:], *OUT), "no field in it"),
         (("--prompt", "{text", *ASK[4:], *OUT), "--prompt can't be read"),
         (("--prompt", "{} {text}", *ASK[4:], *OUT), "hold no name of a field"),
@@ -283,12 +283,12 @@ def give(row):
         ((*ASK[:4], "--input", "none.jsonl", *OUT), "none.jsonl can't be read (No such file"),
         ((*ASK[:4], "--input", "items.txt", *OUT), "does not indicate the format"),
         ((*ASK[:4], "--input", "bad.jsonl", *OUT), "bad.jsonl, line 1 is not JSON"),
-        ((*ASK, "--output", "items.jsonl"), "--input and --output are one file"),
+        ((*ASK, "--output", "items.jsonl"), "--input and --output are the same file"),
         ((*ASK, "--output", "mine.py/x.jsonl"), "can't be written"),
         ((*ASK, "--output", "none/x.jsonl"), "can't be written"),
         ((*ASK, *OUT, "--output-field", "text"), "has a field 'text', which the results"),
         ((*ASK, *OUT, "--error-field", "id"), "another name with --error-field"),
-        ((*ASK, *OUT, "--error-field", "output"), "are one name"),
+        ((*ASK, *OUT, "--error-field", "output"), "have the same name"),
         ((*ASK, *OUT, "--csv-safe"), "--csv-safe is for CSV, and the output is jsonl"),
         ((*ASK, *OUT, "--checkpoint", ":memory:"), "is not a file, so a second run"),
         ((*ASK, *OUT, "--checkpoint", "file:x"), "looks like a URI"),
@@ -297,10 +297,10 @@ def give(row):
         ((*ASK, *OUT, "--model", "claude-sonnet-4-5"), "is asked by symbolicai's ClaudeX"),
         (
             (*ASK, *OUT, "--model", "groq:qwen/qwen3-32b", "--base-url", f"{UNHEARD}/v1"),
-            "always asks https://api.groq.com/openai/v1/. Leave --base-url out",
+            "always uses https://api.groq.com/openai/v1/. Leave --base-url out",
         ),
         ((*ASK, *OUT, "--max-cost", "1"), "--max-cost needs the prices"),
-        ((*ASK, *OUT, "--resume", "--overwrite"), "contradict each other"),
+        ((*ASK, *OUT, "--resume", "--overwrite"), "exclude each other"),
         ((*ASK, "--output", "-", "--resume"), "Give --checkpoint"),
     ],
 )
@@ -338,7 +338,7 @@ def test_bad_input_is_told_before_anything_is_sent(
         ({"NEUROSYMBOLIC_ENGINE_API_KEY": ""}, "has no NEUROSYMBOLIC_ENGINE_MODEL. Add it"),
         (
             CONFIGURATION | {"NEUROSYMBOLIC_ENGINE_API_KEY": ""},
-            "There is no API key. Give the name",
+            "There is no API key. Name the environment variable",
         ),
         (CONFIGURATION | {"NEUROSYMBOLIC_ENGINE_MODEL": ""}, "There is no model."),
     ],
@@ -422,9 +422,9 @@ def test_an_output_that_is_there_is_not_lost_by_mistake(
 ) -> None:
     (folder / "out.jsonl").write_text("before\n")
     assert run(*ASK, *OUT) == 2
-    assert "out.jsonl is there already" in capfd.readouterr().err
+    assert "out.jsonl already exists" in capfd.readouterr().err
     assert run(*ASK, *OUT, "--resume") == 2
-    assert "out.jsonl.checkpoint, which --resume goes on from, is not" in capfd.readouterr().err
+    assert "out.jsonl.checkpoint for --resume" in capfd.readouterr().err
     assert fake_openai.requests == []
     assert (folder / "out.jsonl").read_text() == "before\n"
     assert run(*ASK, *OUT, "--overwrite") == 0
@@ -443,7 +443,7 @@ def test_a_checkpoint_is_of_one_job_and_not_lost_by_mistake(
     fake_openai.clear()
     (folder / "out.jsonl").rename(folder / "kept.jsonl")
     assert run(*PROMPT, *OUT) == 2
-    assert "out.jsonl.checkpoint is there, of a run that was not" in capfd.readouterr().err
+    assert "out.jsonl.checkpoint of an incomplete run exists" in capfd.readouterr().err
     (folder / "kept.jsonl").rename(folder / "out.jsonl")
     for options in (("--prompt", "Tell {text}.", *PROMPT[2:]), (*PROMPT, "--model", "gpt-4o"), ASK):
         assert run(*options, *OUT, "--resume") == 2
@@ -454,7 +454,7 @@ def test_a_checkpoint_is_of_one_job_and_not_lost_by_mistake(
     assert run(*PROMPT, *OUT, "--resume") == 2
     told = capfd.readouterr().err
     assert "Item 1 is not the item whose result is in" in told
-    assert "output    out.jsonl, as it was: it has more" in told
+    assert "output    out.jsonl, unchanged: it has more rows" in told
     assert fake_openai.requests == []
     assert (folder / "out.jsonl").read_text() == before
     (folder / "items.jsonl").write_text(changed)
@@ -625,7 +625,7 @@ def test_a_run_that_is_stopped_goes_on_where_it_was(
     done_at_least = 40 - 4
     if number == signal.SIGINT:
         assert process.returncode == 130
-        assert "--resume does what is missing" in told
+        assert "--resume to process the missing rows" in told
         ids = [row["id"] for row in rows_in("out.jsonl")]
         assert rows_in("out.jsonl") == answered(ids)
         assert ids == sorted(ids)
@@ -685,5 +685,5 @@ def test_a_reader_that_goes_away_ends_the_run(folder: Path, fake_openai: FakeOpe
         assert process.stderr is not None
         told = process.stderr.read()
     lines = [line for line in told.splitlines() if not line.startswith("asking")]
-    assert lines == ["gptx-async run: nobody reads standard output any more."]
+    assert lines == ["gptx-async run: the reader of standard output closed it."]
     assert len(fake_openai.requests) < 5000
