@@ -89,13 +89,16 @@ class TwoProcesses:
 
     def working(self, lines: int) -> int:
         """Return the process that works, after it has worked on some ten items for each line."""
-        for _ in range(lines):
+        pid = 0
+        while lines > 0:
             ready, _, _ = select.select([self._read], [], [], DEADLINE)
             assert ready, "nobody works"
             line = b""
             while not line.endswith(b"\n"):
                 line += os.read(self._read, 1)
-        return int(line)
+            pid = int(line)
+            lines -= pid in self.processes  # the pipe may still hold lines of a killed process
+        return pid
 
     def kill(self, pid: int) -> None:
         process = self.processes.pop(pid)
