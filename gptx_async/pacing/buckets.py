@@ -1,7 +1,7 @@
 """Token buckets: the configured one, and the server's own as its headers describe it.
 
 Arithmetic only: nothing here waits, and times (seconds of the loop's clock) are arguments. A
-request is known by its number, which is the number of requests sent before it.
+request is identified by its number: the number of requests sent before it.
 """
 
 from __future__ import annotations
@@ -17,29 +17,30 @@ __all__ = ["Bucket", "ServerBucket", "Told", "parse_duration", "read_told"]
 WAY_JITTER = 0.05
 """Seconds by which requests may come closer together than they were sent, or overtake each other.
 
-The server's bucket is kept that much from empty. It costs nothing: what is left in there once is
-not missed again.
+The server's bucket is kept that many seconds from empty. It costs nothing in the long run: the
+reserve is left in the bucket only once.
 """
 
 DAY = 86_400
 
 LOWEST_RATE = 1 / LONGEST_SECONDS
-"""Requests or tokens a second at least, so that a wait is finite: one in a month."""
+"""The lowest rate, in requests or tokens a second: one in a month, so that waits are finite."""
 
 LONGEST_DEBT = 60.0
-"""Seconds that a bucket needs at most to get out of its debt.
+"""The most seconds that a bucket needs to pay off its debt.
 
-A limit is a minute's: after a minute in which nothing was sent, nothing counts any more.
+A limit applies to a minute: after a minute without requests, none counts any longer.
 """
 
 
 class Bucket:
     """A token bucket whose level may go below zero.
 
-    The level rises by `rate` a second up to `capacity`. A request larger than the bucket goes
-    through when it is full and leaves a debt: a bucket that waits for all of a large request never
-    admits it (shobrook/openlimit). It starts with `capacity`, not with a minute's worth, which
-    would give twice the rate in the first minute (mjpieters/aiolimiter#298).
+    The level rises by `rate` a second up to `capacity`. A request that is larger than the bucket is
+    admitted when the bucket is full, and leaves a debt: a bucket that waits for the whole cost of
+    such a request never admits it (shobrook/openlimit). A new bucket holds `capacity`, not a
+    minute's worth, which would allow twice the rate in the first minute
+    (mjpieters/aiolimiter#298).
     """
 
     def __init__(self, rate: float, capacity: float, now: float) -> None:
@@ -49,7 +50,7 @@ class Bucket:
         self._at = now
 
     def change(self, rate: float, capacity: float, now: float) -> None:
-        """Go on with another rate and capacity."""
+        """Change the rate and the capacity."""
         self._refill(now)
         self.rate = max(rate, LOWEST_RATE)
         self.capacity = capacity
@@ -62,12 +63,12 @@ class Bucket:
         return missing / self.rate if missing > 1e-6 else 0.0
 
     def take(self, cost: float) -> None:
-        """Book a request that is sent now; negative to give back."""
+        """Take the cost of a request that is sent now; a negative cost gives back."""
         deepest = min(self.level, -LONGEST_DEBT * self.rate)
         self.level = max(self.level - cost, deepest)
 
     def is_full(self, now: float) -> bool:
-        """Tell whether nothing is missing in it."""
+        """Return whether the bucket is full."""
         self._refill(now)
         return self.level >= self.capacity
 
@@ -77,25 +78,25 @@ class Bucket:
 
 
 class Told(NamedTuple):
-    """What a server said of one of its limits, with an answer."""
+    """What the headers of an answer say about one of the server's limits."""
 
     rate: float
-    """How much comes in per second."""
+    """Requests or tokens that become available per second."""
 
     remaining: float | None
-    """What was left when the request had come; None when it did not say."""
+    """What was left after the request; None if the headers do not say."""
 
 
 def read_told(headers: Mapping[str, str], kind: str) -> Told | None:
     """Read `x-ratelimit-limit-*`, `-remaining-*` and `-reset-*`; None for nothing or nonsense.
 
-    A limit is a minute's (https://platform.openai.com/docs/guides/rate-limits). One whose bucket
-    takes longer than a minute to be full is of a longer window, and what comes in per second
-    follows from the time: OpenAI's and Groq's request headers are often those of the day
+    A limit applies to a minute (https://platform.openai.com/docs/guides/rate-limits). If its bucket
+    takes longer than a minute to fill, the window is longer, and the rate follows from that time:
+    the request limits of OpenAI and Groq are often those of a day
     (https://console.groq.com/docs/rate-limits).
 
     Args:
-        headers: An answer's, that know a name in lower case.
+        headers: The headers of an answer, by names in lower case.
         kind: `requests` or `tokens`.
     """
     limit = limit_of(headers.get(f"x-ratelimit-limit-{kind}"))
@@ -131,10 +132,10 @@ def parse_duration(text: str) -> float | None:
 
 
 class ServerBucket(Bucket):
-    """The server's own bucket, followed by what its answers say.
+    """The server's own bucket, as its answers describe it.
 
-    Its capacity is not told (a limit of 1,200 a minute may allow no more than 20 at once), so it is
-    the most that was seen in it.
+    Headers do not include the capacity (a limit of 1,200 a minute may allow only 20 at once), so it
+    is the most that was ever seen in the bucket.
     """
 
     def __init__(self, rate: float, now: float) -> None:
@@ -152,15 +153,15 @@ class ServerBucket(Bucket):
         cost: float,
         now: float,
     ) -> None:
-        """Take over what an answer said, unless a later request has been answered already.
+        """Follow an answer's headers, unless a later request has been answered already.
 
         Args:
-            told: What it said.
+            told: What the headers say.
             number: The request's number.
-            age: The seconds since it was sent.
-            later: What the requests that were sent after it cost: they are not in the figure.
-            beside: What those cost that were sent with it, before: it may have come before them.
-            cost: What it cost itself.
+            age: The seconds since the request was sent.
+            later: The cost of the requests sent after it, which the figure does not include.
+            beside: The cost of the requests sent just before it, which may arrive after it.
+            cost: The cost of the request itself.
             now: The time.
         """
         if number <= self._told_by:
@@ -170,7 +171,7 @@ class ServerBucket(Bucket):
             self.change(told.rate, self.capacity, now)
             return
         self._most_seen = max(self._most_seen, told.remaining + cost)
-        # What is left is told in whole numbers: half of one more, on average.
+        # The remaining number is rounded down: on average there is half of one more.
         reserve = min(told.rate * WAY_JITTER + 0.5, self._most_seen / 4) - 0.5
         self.change(told.rate, max(1.0, self._most_seen - reserve), now)
         level = max(0.0, told.remaining - beside) + told.rate * age - later - reserve

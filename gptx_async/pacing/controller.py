@@ -1,7 +1,7 @@
 """What the governor learns from answers: a pace from 429s, and a concurrency from overload.
 
 Arithmetic only: nothing here waits, and times (seconds of the loop's clock) are arguments. A
-request is known by its number, which is the number of requests sent before it.
+request is identified by its number: the number of requests sent before it.
 """
 
 from __future__ import annotations
@@ -15,151 +15,158 @@ from .evidence import ConcurrencyTest, Count, Ledger, OwnShare, SentRequest
 
 __all__ = ["LearnedPace", "Slots"]
 
-# Unless a source is named, the numbers below were chosen with `scripts/bench pace --simulate`:
-# the docstring says what becomes worse with another one.
+# Unless a source is named, the numbers below were chosen with `scripts/bench pace --simulate`.
+# Each docstring says what becomes worse with another number.
 
 SAFE = 0.98
-"""How far below what was accepted a cut goes: the low pace has to be below the server's limit."""
+"""A cut goes to this part of the accepted rate: the lower pace must be below the server's limit."""
 
 PAUSE_SECONDS = 0.15
-"""Seconds that a cut waits at first, so that the server's empty bucket is not taken for chance."""
+"""Seconds without requests after a cut, so that the server's empty bucket can fill a little."""
 
 CAPACITY_SECONDS = 0.05
-"""How many seconds of the pace may go out at once, for timers that fire late."""
+"""Seconds of the pace that may go out at once, because timers fire late."""
 
 PAYMENT = 3.0
-"""How many requests a refusal costs of the pace, at once and beside the one refused.
+"""Requests that a refusal takes from the pace at once, in addition to the refused one.
 
 A pace r above the limit C is then refused (r-C)/(r+3C) of the time in place of (r-C)/r.
 """
 
 PAID_SHARE = 0.05
-"""From this share of the server's own on refusals cost nothing: they say little of the pace."""
+"""The server's own share of refusals above which a refusal costs nothing.
+
+Such refusals say little about the pace.
+"""
 
 EXPECTED = 0.02
-"""How much more than the server's own share may be refused for ever."""
+"""The share of refusals, above the server's own, that is tolerated."""
 
 ALARMING, ALARMING_OWN = 0.08, 0.3
-"""How much more, and which part of its own share more, is looked for by the alarm."""
+"""The share of refusals that the alarm tests for: `own + ALARMING + ALARMING_OWN * own`."""
 
 ALARM, LEAST_ALARM, LEAST_ALARM_OPEN, MOST_ALARM = 5.0, 3.5, 5.5, 11.0
-"""Log-likelihood ratio that cuts the pace, at 20 requests a second; by its logarithm more at more.
+"""Log-likelihood ratio that cuts the pace at 20 requests a second, and its bounds.
 
-So false alarms are as rare in a second whatever the pace; the others are bounds. The sum is Page's
-(Biometrika 41, 1954).
+It grows with the logarithm of the rate, so that false alarms are as rare per second at any pace.
+The sum is Page's (Biometrika 41, 1954).
 """
 
 ALARM_RATE = 20.0
-"""Requests a second to which `ALARM` belongs."""
+"""Requests a second at which `ALARM` applies."""
 
 FIRST_LOOK = 0.25
-"""Seconds to measure before the first cut, or where more than half is refused."""
+"""Seconds to measure before the first cut, or where more than half of the requests are refused."""
 
 PRIOR = 5.0
-"""How many requests the rate of the last seconds counts for, against what the alarm saw.
+"""Weight, in requests, of the rate of the last seconds against what the alarm saw.
 
-With none, a few refusals in a row of a noisy neighbour cut the pace to a third.
+Without it, a few refusals in a row that a neighbour causes cut the pace to a third.
 """
 
 PART_OF_REFUSED = 0.7
-"""A cut takes off at least this part of what was refused."""
+"""A cut lowers the pace by at least this part of the share that was refused."""
 
 MEMORY = 8.0
-"""Seconds over which the rate of accepted requests is taken."""
+"""Seconds over which the rate of accepted requests is measured."""
 
 LEAST_PACE = 0.1
-"""Requests a second below which the pace never falls: a limit is tested again within 10 s."""
+"""The lowest pace, in requests a second: a limit is tested again within 10 s."""
 
 BACK, BACK_OF_MANY = 4.5, 3.0
-"""Log-likelihood ratio for 'the lower pace is in vain'; the second where over 35 % is refused."""
+"""Log-likelihood ratio that shows that a lower pace does not help.
+
+The second number applies where more than 35 % of the requests were refused.
+"""
 
 HELPS = -3.0
-"""Log-likelihood ratio for 'the lower pace helps'."""
+"""Log-likelihood ratio that shows that a lower pace helps."""
 
 MANY, FEW = 0.35, 0.15
-"""Shares of refusals before a cut that are decided on sooner, and later, than others.
+"""Shares of refusals before a cut above which a trial is shorter, and below which it is longer.
 
-A small share was noticed because it was high by chance; the next one is lower whatever the pace.
+A small share was noticed because it was high by chance, so the next one is lower at any pace.
 """
 
 LITTLE = 0.05
-"""A share that is left at the lower pace and not looked into further."""
+"""A share of refusals at the lower pace that is small enough to keep that pace."""
 
 TRIAL, TRIAL_OF_FEW, TRIAL_SECONDS = 60, 120, 12.0
-"""After how many requests, or seconds, a trial of a lower pace is decided in any case."""
+"""Requests, requests after a small share, and seconds after which a trial must be decided."""
 
 FEW_SECONDS = 3.0
-"""Seconds of sending that a trial after a small share takes at least, for a better estimate."""
+"""Least seconds of a trial after a small share, for a better estimate."""
 
 DEEP = 0.5
-"""How far below the pace the second trial goes, before refusals are taken for the server's own.
+"""The part of the pace at which the second trial is made.
 
-Where several processes share a limit, one of them has to slow down by so much to notice.
+Only then do refusals count as the server's own. Where several processes share a limit, a process
+must slow down this far to notice a difference.
 """
 
 SLOW_GROWTH, SLOW_GROWTH_RATE, SLOW_GROWTH_POWER = 0.008, 20.0, 0.7
-"""How much a pace of 20 grows in a second once it is about right; 10 grows faster, 40 slower.
+"""Growth per second of a pace of 20 that is about right; a pace of 10 grows faster, 40 slower.
 
-A share that grew with the pace would leave two processes as unequal as chance made them (Chiu and
-Jain, Computer Networks 17, 1989, for additive increase).
+Growth in proportion to the pace would leave two processes as unequal as chance made them (Chiu and
+Jain, Computer Networks 17, 1989, on additive increase).
 """
 
 CATCH_UP_GROWTH = 0.15
-"""How much the pace grows in a second while it is below what the server was seen to accept."""
+"""Growth per second while the pace is below a rate that the server has accepted."""
 
 FAST_GROWTH = 0.25
-"""How much the pace grows in a second at most, and after refusals it was not to blame for."""
+"""The highest growth per second; also the growth after refusals that the pace did not cause."""
 
 GUESS_GROWTH = 0.5
-"""The same after the first cut, whose pace was taken from the first burst and is a guess."""
+"""Growth per second after the first cut, which takes its pace from the first burst: a guess."""
 
 DOUBLINGS = (2.0, 28.0, 4.0)
-"""Growth doubles in 28 requests without bad news, but in 2 seconds at least and in 4 at most."""
+"""Growth doubles within 28 requests without an alarm, but within 2 to 4 seconds."""
 
 WARNING = 1.5
 """Log-likelihood ratio at which the pace stops growing, before it is cut."""
 
 UNBOUND_SECONDS = 2.0
-"""Seconds in which nothing had to wait for the pace, after which there is none."""
+"""Seconds in which no request had to wait for the pace, after which the pace is dropped."""
 
 UNBOUND = 1.25
-"""How far above what the server was seen to accept the pace has to be for that."""
+"""The pace is dropped only if it is this many times the rate that the server has accepted."""
 
 TOLD = 0.95
-"""Which part of the rate that a server told is the pace after a refusal that contradicts it."""
+"""The part of a rate in the server's headers that becomes the pace after a refusal at that rate."""
 
 ROW = 24.0
-"""How unlikely a row of refusals has to be to mean that everything is refused, as a logarithm.
+"""Negative logarithm of the probability of a row of refusals that means that all are refused.
 
-Eight in a row; 15 where 20 % are refused at any pace.
+That is eight in a row; 15 where 20 % are refused at any pace.
 """
 
 ROW_SECONDS = 0.4
-"""Seconds after the first request, and after the last accepted one, from which refused ones count
-for that: in a burst, all but a few may be refused.
+"""Seconds after the first request, and after the last accepted one, from which refusals count in
+the row: in a burst, all but a few may be refused.
 
-It is less than the first wait of a call that was refused, so that the first of those count.
+It is less than the first wait of a refused call, so that the first retries count.
 """
 
 
 class LearnedPace:
-    """Requests a second, as refusals and answers teach it, where nobody tells.
+    """The pace, in requests a second, that refusals and answers suggest.
 
-    A refusal says something of the pace only if a lower pace lowers the share that is refused. So a
-    cut is an experiment: the pace falls to just below what was accepted, and the share that is left
-    decides. If it is small, the pace stays there and grows slowly until the next alarm. If it is
-    not, the pace goes to where it was, and the share is remembered as the server's own: only what
-    exceeds it counts from then on.
+    A refusal says something about the pace only if a lower pace lowers the share of refusals. So a
+    cut is an experiment: the pace falls to just below the accepted rate, and the remaining share of
+    refusals decides. If it is small, the pace stays there and grows slowly until the next alarm. If
+    it is not, the pace returns to where it was, and the share is remembered as the server's own:
+    from then on only refusals above it count.
 
     PCC Allegro (Dong et al., NSDI 2015) compares two paces in this way. The adaptive mode of the
-    AWS SDKs and additive increase with multiplicative decrease do not, and shrink for as long as
+    AWS SDKs and additive increase with multiplicative decrease do not, and slow down for as long as
     the server refuses a fixed share of all requests.
 
     Attributes:
         pace: Requests a second; inf for no limit.
         own: The share that is refused at any pace.
-        concurrency: Whether refusals go by how many requests are out. If so, `Slots` is to learn
-            from them, and the pace is not.
+        concurrency: Whether refusals depend on the number of requests in flight. If so, `Slots`
+            learns from them, and the pace does not.
     """
 
     def __init__(self) -> None:
@@ -170,9 +177,9 @@ class LearnedPace:
         self._ledger = Ledger()
         self._phase: Literal["open", "low", "high"] = "open"
         self._next_number = 0
-        self._first_number = 0  # of those sent at the present pace: earlier ones teach nothing
+        self._first_number = 0  # the first sent at the present pace: earlier requests teach nothing
         self._first_sent_at = math.inf
-        self._accepted: deque[float] = deque()  # when those of the last seconds were sent
+        self._accepted: deque[float] = deque()  # the times of sending, of the last seconds
         self._last_accepted_at = 0.0
         self._row = 0
         self._short_at = -math.inf  # when a request last had to wait
@@ -184,12 +191,12 @@ class LearnedPace:
         self._share_before = 0.0
         self._share_looked_for = 0.0  # if the lower pace does not help
         self._trial = Count(0.0)
-        self._all_trials = (0, 0)  # sent and refused in those before, since the cut
+        self._all_trials = (0, 0)  # sent and refused in earlier trials since the cut
         self._deep_trials = 0
         self._ratio = 0.0
         self._times_back = 0
         # High: growth.
-        self._ceiling = math.inf  # what the server was seen to accept; 0 if that was a guess
+        self._ceiling = math.inf  # a rate that the server has accepted; 0 if it was a guess
         self._growth = FAST_GROWTH
         self._grown_at = 0.0
 
@@ -200,7 +207,7 @@ class LearnedPace:
 
     @property
     def is_blocked(self) -> bool:
-        """Whether everything is refused: then a pace cannot be learned, and all should wait."""
+        """Whether everything is refused, so that no pace can be learned and all should wait."""
         return self._row * -math.log(max(self.own.value, PAID_SHARE)) >= ROW
 
     def delay(self, now: float) -> float:
@@ -219,8 +226,8 @@ class LearnedPace:
         """Note a request that is sent now.
 
         Args:
-            number: How many were sent before.
-            in_flight: How many of those are out.
+            number: The number of requests sent before.
+            in_flight: The number of those in flight.
             now: The time.
         """
         self._ledger.send(number, in_flight, now)
@@ -243,7 +250,7 @@ class LearnedPace:
 
         Args:
             number: The refused request's number.
-            sent_at: When it was sent.
+            sent_at: The time when it was sent.
             now: The time.
         """
         late = self._ledger.refuse(number, sent_at, now)
@@ -258,10 +265,10 @@ class LearnedPace:
         self._settle(now)
 
     def start(self, rate: float, now: float) -> None:
-        """Pace requests from now on, although no cut was called for.
+        """Pace requests from now on, without a cut.
 
         Args:
-            rate: What the server told, in requests a second; a refusal shows that it is too much.
+            rate: Requests a second in the server's headers; a refusal shows that it is too high.
             now: The time.
         """
         self._ceiling = rate
@@ -269,14 +276,14 @@ class LearnedPace:
         self._growth = self._slow_growth
 
     def interrupt(self, now: float) -> None:
-        """Forget what is under way, for all are held: what was refused says nothing of the pace."""
+        """Drop the current measurement: during a hold, refusals say nothing about the pace."""
         self._begin(self._phase, self.pace, now)
 
     def resume(self, rate: float, now: float) -> None:
-        """Go on after all was held.
+        """Resume after a hold.
 
         Args:
-            rate: The highest pace to go on at; inf for the one from before.
+            rate: The highest pace to resume at; inf for the pace before the hold.
             now: The time.
         """
         self._row = 0
@@ -318,14 +325,14 @@ class LearnedPace:
             self._watch(request, now)  # one call at a time is paced by its own waits
 
     def _recent_rate(self, now: float) -> float:
-        """Return how many were accepted in a second of late."""
+        """Return the accepted requests a second, of the last seconds."""
         seconds = min(MEMORY, max(1.0, now - self._first_sent_at))
         return len(self._accepted) / seconds
 
-    # Open and high: is too much refused?
+    # Open and high: are too many refused?
 
     def _watch(self, request: SentRequest, now: float) -> None:
-        """Sum up what speaks for more refusals than expected, and cut the pace by an alarm."""
+        """Add up the evidence for more refusals than expected, and cut the pace at an alarm."""
         if self._alarm <= 0:
             if not request.is_refused:
                 return
@@ -346,18 +353,18 @@ class LearnedPace:
         short = request.at - watched.began < FIRST_LOOK and watched.sent < 400
         if short and (is_open or watched.share > 0.5):
             return
-        if watched.refused < watched.sent:  # or everything is refused: of that no pace is learned
+        if watched.refused < watched.sent:  # where everything is refused, no pace can be learned
             self._cut(now)
 
     def _cut(self, now: float) -> None:
-        """Go to just below what was accepted, and begin a trial."""
+        """Begin a trial of a pace just below the accepted rate."""
         watched, own = self._watched, self.own.value
         share = watched.share
         seconds = watched.last_refused - watched.began
         recent = self._recent_rate(now)
         if self.pace == math.inf:
-            # The callers' own waits are left out, or one that honours a Retry-After of 1 s would be
-            # taken for slow. A bucket's first burst is not its rate, so a second counts at least.
+            # The callers' own waits do not count, or a caller that waits for a Retry-After of 1 s
+            # would look slow. A bucket's first burst is not its rate, so at least 1 s counts.
             spent = max(1.0, seconds) if share >= 0.5 else max(FIRST_LOOK, watched.sending)
             accepted = max(0.5, watched.accepted / spent, recent)
             accepted /= 1 - own
@@ -376,7 +383,7 @@ class LearnedPace:
         self._try(accepted * SAFE, now)
 
     def _try(self, pace: float, now: float) -> None:
-        """Begin a trial of a lower pace; first the server's bucket may fill a little."""
+        """Begin a trial of a lower pace. First a pause lets the server's bucket fill a little."""
         self._begin("low", pace, now)
         self._bucket.level = min(self._bucket.level, -max(0.5, PAUSE_SECONDS * self.pace))
 
@@ -397,7 +404,7 @@ class LearnedPace:
     # Low: did the lower pace help?
 
     def _judge(self, request: SentRequest, now: float) -> None:
-        """Compare what is left with the share before, and decide."""
+        """Compare the share of refusals with the share before, and decide."""
         trial, own = self._trial, self.own.value
         trial.add(request)
         helped = min(0.5, max(own, self._share_looked_for / 4, 0.01))
@@ -410,7 +417,7 @@ class LearnedPace:
             is_vain = is_vain or (self._ratio >= BACK_OF_MANY and trial.sent >= 8)
         is_over = seconds >= TRIAL_SECONDS and trial.sent >= 8
         if trial.refused == trial.sent:
-            return  # everything is refused: of that no pace is learned
+            return  # everything is refused, so no pace can be learned
         if is_vain or is_over or self._is_long_enough(seconds):
             self._decide(now, is_vain=is_vain, is_over=is_over)
 
@@ -440,7 +447,7 @@ class LearnedPace:
             self._go_back(now)
 
     def _try_again(self, most: float, now: float) -> None:
-        """Begin a trial of a still lower pace, of at most this part of the present one."""
+        """Begin a trial of an even lower pace: at most this part of the present one."""
         sent, refused = self._all_trials
         trial, own = self._trial, self.own.value
         self._all_trials = (sent + trial.sent, refused + trial.refused)
@@ -450,7 +457,7 @@ class LearnedPace:
         self._try(self.pace * min(most, SAFE * (1 - left) / (1 - own)), now)
 
     def _stay(self, now: float) -> None:
-        """Keep the lower pace, which helped, and grow from there."""
+        """Keep the lower pace, since it helped, and grow from there."""
         self.own.learn(self._trial.sent, self._trial.refused, now)
         self._times_back = 0
         self._begin("high", self.pace, now)
@@ -461,7 +468,7 @@ class LearnedPace:
             self._growth = GUESS_GROWTH
 
     def _go_back(self, now: float) -> None:
-        """Return to the pace before, or above, for the lower one did not help."""
+        """Return to the pace before the cut, or a higher one, since the lower one did not help."""
         sent, refused = self._all_trials
         self.own.set_to(sent + self._trial.sent, refused + self._trial.refused, now)
         self._times_back += 1
@@ -479,7 +486,7 @@ class LearnedPace:
         return SLOW_GROWTH * min(5.0, max(0.3, slower))
 
     def _grow(self, now: float) -> None:
-        """Raise the pace by the time that has passed, whether there were answers or not."""
+        """Raise the pace with time, whether there were answers or not."""
         seconds = min(now - self._grown_at, 0.5)
         if seconds < 0.05:
             return
@@ -514,27 +521,28 @@ class LearnedPace:
 
 
 COARSE_CUT = 0.7
-"""How far a limit falls while what the server takes is unknown: CUBIC's beta (RFC 9438, 4.6)."""
+"""Factor of a cut while the server's limit is unknown: CUBIC's beta (RFC 9438, 4.6)."""
 
 FORGET_CEILING = 1.25
-"""How far above the remembered ceiling a limit has to come by successes to grow fast again."""
+"""Multiple of the remembered ceiling from which a limit grows fast again."""
 
 CONVEX_GROWTH = 0.02
-"""How much faster a limit grows above its ceiling with each round: by one after ten rounds.
+"""Increase of growth per round, above the ceiling: the limit is one higher after ten rounds.
 
-A 503 costs its call one of two retries, so it is tried seldom, and then ever more (as CUBIC does).
+A 503 costs its call one of two retries, so growth begins slowly and accelerates, as CUBIC's does.
 """
 
 
 class Slots:
-    """How many requests may be out at once, as overload and successes teach it.
+    """The number of requests that may be in flight, learned from overload and successes.
 
-    Additive growth and multiplicative cut (Chiu and Jain 1989), but for two things: the ceiling is
-    remembered, and a burst of refusals tells how many the server took: those out but not refused.
+    Additive growth and multiplicative cuts (Chiu and Jain 1989), with two additions: the ceiling is
+    remembered, and a burst of refusals shows how many requests the server took: those that were in
+    flight and not refused.
 
     Attributes:
-        most: What is configured.
-        limit: What is learned; inf when nothing was, or all was grown back.
+        most: The configured limit.
+        limit: The learned limit; inf before the first cut, and after all cuts are undone.
     """
 
     def __init__(self, most: int) -> None:
@@ -542,22 +550,22 @@ class Slots:
         self.limit = math.inf
         self._ceiling = math.inf
         self._cut_number = 0
-        self._burst = 0.0  # how many were out when the last burst began
-        self._taken = 0.0  # and how many of those were not refused
-        self._rounds = 0.0  # since then, each as many successes as the limit
+        self._burst = 0.0  # in flight when the last burst began
+        self._taken = 0.0  # the number of those that were not refused
+        self._rounds = 0.0  # since then; a round has as many successes as the limit
 
     @property
     def allowed(self) -> int:
-        """How many may be out now, at least one."""
+        """The number of requests that may be in flight now; at least one."""
         return int(min(self.most, self.limit))
 
     def overload(self, number: int, next_number: int, in_flight: int) -> bool:
-        """Learn from a 503 or 529; tell whether a new burst began, which cuts once.
+        """Learn from a 503 or 529; return whether a new burst began, which cuts once.
 
         Args:
             number: The refused request's number.
             next_number: The number that the next request will have.
-            in_flight: How many are out, this one not counted.
+            in_flight: The number in flight, without this one.
         """
         begins = number >= self._cut_number
         if begins:
@@ -567,21 +575,21 @@ class Slots:
             self._rounds = 0.0
         self._taken -= 1
         cut = max(1.0, self._burst * COARSE_CUT)
-        # Nothing taken at all is an outage, of which a concurrency cannot be learned.
+        # If the server took nothing at all, it is an outage, and no limit can be learned.
         self._ceiling = self._taken if self._taken >= 1 else cut
         self.limit = min(cut, self._ceiling)
         return begins
 
     def forget(self) -> None:
-        """Drop what was learned."""
+        """Forget what was learned."""
         self.limit = self._ceiling = math.inf
 
     def grow(self, number: int, in_flight: int) -> bool:
-        """Learn from a success; tell whether the last cut is undone by it.
+        """Learn from a success; return whether it undoes the last cut.
 
         Args:
-            number: The request's number: one sent before the cut says nothing of the time after.
-            in_flight: How many were out, this one counted: fewer than allowed say nothing of more.
+            number: The request's number: one that was sent before the cut does not count.
+            in_flight: The number in flight, with this one: fewer than allowed do not count.
         """
         if self.limit == math.inf or number < self._cut_number or in_flight < self.allowed:
             return False

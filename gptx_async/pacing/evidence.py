@@ -1,7 +1,7 @@
-"""What answers and refusals say of the server, for the controller to act on.
+"""What answers and refusals show about the server; the controller acts on it.
 
 Arithmetic only: nothing here waits, and times (seconds of the loop's clock) are arguments. A
-request is known by its number, which is the number of requests sent before it.
+request is identified by its number: the number of requests sent before it.
 """
 
 from __future__ import annotations
@@ -14,69 +14,70 @@ from collections.abc import Iterator
 __all__ = ["ConcurrencyTest", "Count", "Ledger", "OwnShare", "SentRequest"]
 
 LEAST_GRACE = 0.1
-"""Seconds after which a request counts as accepted at the earliest, while it is unanswered."""
+"""Least seconds after which a request without an answer counts as accepted."""
 
 GRACE = 2.0
-"""How many times the slowest recent refusal a request has to be out to count as accepted.
+"""A request counts as accepted after this many times the duration of the slowest recent refusal.
 
 Answers may take minutes, and refusals as long as answers. A gateway that refuses after 2 s on
 average (1 to 3) needs all of this factor; with less, late refusals pass for accepted requests.
 """
 
 FORGET_SLOWEST = 1 / 50
-"""How far each refusal moves the slowest known one towards itself, if it was quicker."""
+"""The part by which each quicker refusal lowers the slowest known duration towards its own."""
 
 LONGEST_GAP = 0.1
-"""Seconds between two requests that count as time of sending: more is the callers' own wait."""
+"""Most seconds between two requests that count as sending; the rest is the callers' own wait."""
 
 DOUBT = 6.0
 """Log-likelihood ratio (about 400 to 1) from which the server's own share is lowered."""
 
 LARGEST_OWN_SHARE = 0.5
-"""A server that refuses more than half of all requests at any pace is not believed."""
+"""The highest share that counts as the server's own."""
 
 SURE_OWN_SHARE = 0.05
-"""From this share on the estimate is unbiased; below, it is a lower bound.
+"""Share above which the estimate is unbiased; below, it is a lower bound.
 
-The noise of a neighbour on the same limit must not pass for a share of the server's own.
+The noise of a neighbour on the same limit must not count as the server's own share.
 """
 
 OWN_SHARE_MEMORY = 60.0
-"""Seconds after which what was refused at low paces counts for 1/e in the server's own share."""
+"""Seconds after which refusals at low paces count for 1/e in the server's own share."""
 
 DOUBTED = 100
-"""How many requests the estimate rests on at most, after it was lowered by doubt."""
+"""Most requests that the estimate rests on after doubt has lowered it."""
 
 PAIRS = 24
-"""How many comparisons of a refused request with accepted ones are remembered."""
+"""Comparisons of a refused request with accepted ones that are remembered."""
 
 ENOUGH_PAIRS = 8
-"""How many of those decide."""
+"""Comparisons that are enough to decide."""
 
 PAIRS_SECONDS = 1.5
-"""Seconds that the comparisons have to span: one burst proves nothing."""
+"""Least seconds that the comparisons span: one burst proves nothing."""
 
 PAIRS_MEMORY = 60.0
 """Seconds after which a comparison is forgotten."""
 
 MOSTLY = 0.8
-"""The share of refused requests that had more beside them, from which the concurrency is limited.
+"""The share of refused requests with more requests in flight from which concurrency is the limit.
 
-By chance it is a third: each is compared with two others.
+By chance the share is a third, since each is compared with two others.
 """
 
 PENDING = 4
-"""How many requests refused in a row are compared; a burst is to count little."""
+"""Most requests refused in a row that are compared, so that a burst counts little."""
 
 
 class SentRequest:
     """A request that was sent.
 
     Attributes:
-        number: How many were sent before it.
-        at: When it was sent.
-        in_flight: How many others were out.
-        refused_at: When it was refused; None if it was not.
+        number: The number of requests sent before it.
+        at: The time when it was sent.
+        in_flight: The number of others in flight.
+        is_answered: Whether its outcome is known.
+        refused_at: The time when it was refused; None if it was not.
     """
 
     __slots__ = ("at", "in_flight", "is_answered", "number", "refused_at")
@@ -95,15 +96,15 @@ class SentRequest:
 
 
 class Ledger:
-    """What was sent, and what came of it, in the order of sending.
+    """The requests and their outcomes, in the order of sending.
 
-    Refusals usually arrive sooner than answers, so that in the order of arrival every burst looks
-    as if all of it were refused. A request without an answer counts as accepted once it has been
-    out for longer than refusals take.
+    Refusals usually arrive sooner than answers, so in the order of arrival every burst looks as if
+    all of it were refused. A request without an answer counts as accepted once it has been in
+    flight for longer than refusals take.
     """
 
     def __init__(self) -> None:
-        # Of a plain dictionary the first key is found by passing over all that were removed.
+        # A plain dictionary finds its first key by passing over all removed ones.
         self._sent: OrderedDict[int, SentRequest] = OrderedDict()
         self._slowest_refusal = math.inf
 
@@ -113,7 +114,7 @@ class Ledger:
         return max(LEAST_GRACE, GRACE * self._slowest_refusal)
 
     def send(self, number: int, in_flight: int, now: float) -> None:
-        """Note a request that is sent now, while so many others are out."""
+        """Note a request that is sent now, with so many others in flight."""
         self._sent[number] = SentRequest(number, now, in_flight)
 
     def accept(self, number: int) -> None:
@@ -122,11 +123,11 @@ class Ledger:
             self._sent[number].is_answered = True
 
     def forget(self, number: int) -> None:
-        """Drop a request from which nothing follows."""
+        """Drop a request that shows nothing."""
         self._sent.pop(number, None)
 
     def refuse(self, number: int, sent_at: float, now: float) -> SentRequest | None:
-        """Note a refusal; return the request if it has counted as accepted, until now."""
+        """Note a refusal; return the request if it counted as accepted until now."""
         age = now - sent_at
         slowest = self._slowest_refusal
         if slowest < age or slowest == math.inf:
@@ -140,7 +141,7 @@ class Ledger:
         return late
 
     def settled(self, now: float) -> Iterator[SentRequest]:
-        """Return those whose outcome is known, and remove them, up to the first that is not."""
+        """Remove and return the requests with a known outcome, up to the first without."""
         grace = self.grace
         while self._sent:
             request = next(iter(self._sent.values()))
@@ -151,13 +152,13 @@ class Ledger:
 
 
 class Count:
-    """How many requests were sent, and refused, since a time.
+    """The numbers of requests sent and refused since a time.
 
     Attributes:
-        began: Since when.
-        sent: How many were sent.
-        refused: How many of those were refused.
-        last_refused: When the last refused one was sent.
+        began: The time when the count began.
+        sent: The number of requests sent.
+        refused: The number of those that were refused.
+        last_refused: The time when the last refused request was sent.
         sending: Seconds of sending, without the callers' own waits.
     """
 
@@ -180,12 +181,12 @@ class Count:
 
     @property
     def share(self) -> float:
-        """The share that was refused."""
+        """The share of requests that was refused."""
         return self.refused / max(1, self.sent)
 
     @property
     def accepted(self) -> int:
-        """How many were accepted up to the last refusal, when the server had no more to give."""
+        """The number accepted up to the last refusal, when the server had no more to give."""
         return max(0, self._up_to_refusal - self.refused)
 
 
@@ -209,13 +210,13 @@ class OwnShare:
         self.__init__()  # type: ignore[misc]
 
     def set_to(self, sent: float, refused: float, now: float) -> None:
-        """Take over what was refused at paces that made no difference."""
+        """Set the share from requests at paces that made no difference."""
         self._at = now
         self._sent, self._refused = sent, refused
         self.value = min(LARGEST_OWN_SHARE, refused / sent)
 
     def learn(self, sent: int, refused: int, now: float) -> None:
-        """Learn from a low pace that was low enough: what is left is the server's own."""
+        """Learn from a pace that was low enough: the remaining refusals are the server's own."""
         keep = math.exp((self._at - now) / OWN_SHARE_MEMORY)
         self._at = now
         self._sent = self._sent * keep + sent
@@ -225,7 +226,7 @@ class OwnShare:
         self.value = min(LARGEST_OWN_SHARE, value)
 
     def doubt(self, request: SentRequest) -> None:
-        """Lower the share when much less is refused: a sequential test of a half of it."""
+        """Lower the share when far fewer are refused: a sequential test for half of the share."""
         share = self.value
         if share < 0.005:
             self.value = 0.0
@@ -243,28 +244,32 @@ class OwnShare:
 
 
 class ConcurrencyTest:
-    """Whether refusals go by how many requests are out, and not by the pace.
+    """Whether refusals depend on the number of requests in flight, and not on the pace.
 
     Each refused request is compared with the last accepted one before it and the first after it, in
-    the order of sending. If it nearly always had more beside it than both, the server limits how
-    many it takes at once.
+    the order of sending. If it nearly always had more requests beside it than both, the server
+    limits the number of concurrent requests.
 
     Attributes:
-        is_limited: What was found.
+        is_limited: Whether the server limits concurrency, as far as known.
     """
 
     def __init__(self) -> None:
         self.is_limited = False
-        self._refused_at: list[float] = []  # a heap: when those that were out were refused
-        self._pending: list[tuple[int, int]] = []  # beside a refused one, and an accepted before
+        self._refused_at: list[
+            float
+        ] = []  # a heap of the times when requests in flight were refused
+        self._pending: list[
+            tuple[int, int]
+        ] = []  # requests beside a refused one, and beside the accepted one before
         self._last_accepted = 0
         self._pairs: deque[tuple[float, bool]] = deque(maxlen=PAIRS)
 
     def add(self, request: SentRequest) -> bool:
-        """Compare a request; return whether a limit that was found is now given up."""
+        """Compare a request; return whether a limit that was found no longer holds."""
         while self._refused_at and self._refused_at[0] <= request.at:
             heapq.heappop(self._refused_at)
-        beside = request.in_flight - len(self._refused_at)  # the server counts no refused ones
+        beside = request.in_flight - len(self._refused_at)  # the server does not count refused ones
         if request.refused_at is not None:
             heapq.heappush(self._refused_at, request.refused_at)
             if len(self._pending) < PENDING:

@@ -11,11 +11,11 @@ __all__ = ["RateLimit"]
 
 @dataclass(frozen=True)
 class RateLimit:
-    """What may be sent in a minute; None for no limit.
+    """The most that may be sent in a minute; None for no limit.
 
     Attributes:
-        requests_per_minute: Requests.
-        tokens_per_minute: Tokens, of prompts and answers together.
+        requests_per_minute: The number of requests.
+        tokens_per_minute: The number of tokens, in prompts and answers together.
 
     Raises:
         ConfigurationError: A limit is not a positive number.
