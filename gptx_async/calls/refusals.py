@@ -1,8 +1,8 @@
-"""What one batch, or one run of `map`, knows of refused keys, so that it stops sending with them.
+"""Detect refused keys, so that a batch or a run of `map` stops sending requests with them.
 
-A 401 concerns the key. A 403 may concern the key or only the prompt: moderation and firewalls
-answer one text with it. So a 403 counts against the key only after several different prompts, sent
-one after the other, were rejected and none was answered.
+A 401 concerns the key. A 403 may concern the key or only the prompt, because moderation and
+firewalls answer single prompts with it. So a 403 counts against the key only after several
+different prompts in a row were rejected and none was answered.
 """
 
 from __future__ import annotations
@@ -13,61 +13,63 @@ from collections.abc import Hashable
 __all__ = ["Refusals"]
 
 REJECTIONS_IN_ROW = 8
-"""How many different prompts a server has to reject in a row to show that it rejects the key."""
+"""After this many different prompts rejected in a row the key counts as refused."""
 
 
 class Refusals:
-    """The refused keys of one batch or run. Only for the loop's thread."""
+    """The refused keys of one batch or run. Only for the loop's thread.
+
+    A destination is a base URL, a key and a model, in any hashable form.
+    """
 
     def __init__(self) -> None:
-        self._lines: dict[Hashable, _Line] = {}
+        self._histories: dict[Hashable, _AttemptHistory] = {}
 
-    def error_of(self, line: Hashable) -> Exception | None:
-        """Return the error by which a key was refused, if it was.
+    def error_of(self, destination: Hashable) -> Exception | None:
+        """Return the error that refused the key, or None."""
+        history = self._histories.get(destination)
+        return None if history is None else history.error
 
-        Args:
-            line: The base URL and key, and the model.
-        """
-        known = self._lines.get(line)
-        return None if known is None else known.error
+    def sent(self, destination: Hashable) -> int:
+        """Record that an attempt is sent, and return its number."""
+        history = self._histories.setdefault(destination, _AttemptHistory())
+        history.count += 1
+        history.in_flight.add(history.count)
+        return history.count
 
-    def sent(self, line: Hashable) -> int:
-        """Note that an attempt is sent, and return its number."""
-        known = self._lines.setdefault(line, _Line())
-        known.count += 1
-        known.in_flight.add(known.count)
-        return known.count
-
-    def ended(self, line: Hashable, number: int, *, answered: bool) -> None:
-        """Note that an attempt has its answer, or has failed in a way that tells nothing here."""
-        known = self._lines[line]
-        known.in_flight.discard(number)
+    def ended(self, destination: Hashable, number: int, *, answered: bool) -> None:
+        """Record that an attempt was answered, or failed for a reason unrelated to the key."""
+        history = self._histories[destination]
+        history.in_flight.discard(number)
         if answered:
-            known.rejected.clear()
+            history.rejected.clear()
 
-    def refused(self, line: Hashable, number: int, error: Exception) -> bool:
-        """Note that the key was refused, and return whether that is new."""
-        known = self._lines[line]
-        known.in_flight.discard(number)
-        is_new = known.error is None
-        known.error = known.error or error
+    def refused(self, destination: Hashable, number: int, error: Exception) -> bool:
+        """Record that the key was refused, and return whether that is new."""
+        history = self._histories[destination]
+        history.in_flight.discard(number)
+        is_new = history.error is None
+        history.error = history.error or error
         return is_new
 
-    def rejected(self, line: Hashable, number: int, prompt: Hashable, error: Exception) -> bool:
-        """Note that a prompt was rejected, and return whether that shows that the key is refused.
+    def rejected(
+        self, destination: Hashable, number: int, prompt: Hashable, error: Exception
+    ) -> bool:
+        """Record that a prompt was rejected, and return whether that shows that the key is refused.
 
-        Attempts count in the order in which they were sent: rejections come faster than answers.
+        Attempts count in the order in which they were sent, because rejections come faster than
+        answers.
         """
-        known = self._lines[line]
-        known.in_flight.discard(number)
-        known.rejected[number] = prompt
-        oldest_in_flight = min(known.in_flight, default=math.inf)
-        row = {each for sent, each in known.rejected.items() if sent < oldest_in_flight}
-        return len(row) >= REJECTIONS_IN_ROW and self.refused(line, number, error)
+        history = self._histories[destination]
+        history.in_flight.discard(number)
+        history.rejected[number] = prompt
+        oldest_in_flight = min(history.in_flight, default=math.inf)
+        row = {each for sent, each in history.rejected.items() if sent < oldest_in_flight}
+        return len(row) >= REJECTIONS_IN_ROW and self.refused(destination, number, error)
 
 
-class _Line:
-    """What is known of one base URL, key and model."""
+class _AttemptHistory:
+    """The attempts to send to one base URL with one key for one model."""
 
     __slots__ = ("count", "error", "in_flight", "rejected")
 
@@ -75,4 +77,5 @@ class _Line:
         self.error: Exception | None = None
         self.count = 0
         self.in_flight: set[int] = set()
-        self.rejected: dict[int, Hashable] = {}  # the prompts since the last answer, by number
+        # The prompts rejected since the last answer, by the number of the attempt.
+        self.rejected: dict[int, Hashable] = {}

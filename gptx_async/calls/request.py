@@ -1,19 +1,18 @@
-"""One call of the SDK on its way: its turn, its attempts, its record.
+"""One call of the SDK: it waits for its turn, is sent, retried, and recorded.
 
-A `Request` is made in the thread that calls, and sent by running it on the loop. It brings together
-the rooms below, which do not know each other: the governor says when an attempt may go, the client
-makes it, the retries say if there is another, the record tells of it.
+A `Request` is created in the caller's thread and runs on the loop. It connects rooms that do not
+know each other: the governor decides when an attempt may be sent, the client sends it, the retry
+rules decide whether there is another attempt, and the record counts and logs them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..checks import MOST_TOKENS
 from ..errors import CostLimitError
 from ..pacing.governor import Governor
 from ..pacing.queue import Permit, StarvedError, Ticket
@@ -29,47 +28,40 @@ from ..transport.no_completion import error_in
 from ..transport.original_error import copy_of
 from . import retry
 from .refusals import Refusals
+from .token_estimate import most_answer_tokens, prompt_texts
 
 if TYPE_CHECKING:
     from ..loop.scope import LoopScope
 
-__all__ = ["BatchGroup", "Request", "Terms", "estimate_tokens"]
+__all__ = ["BatchGroup", "Request", "RequestOptions"]
 
-CHARACTERS_PER_TOKEN = 4
-"""Of English text, by OpenAI's rule of thumb
-(https://help.openai.com/en/articles/4936856-what-are-tokens-and-how-to-count-them)."""
+IDLE_DESTINATION_SECONDS = 60.0
+"""How long an unused governor is kept when it has nothing to remember."""
 
-IDLE_LINE_SECONDS = 60.0
-"""For how long a governor that is at rest is kept unused."""
-
-MOST_LINES = 512
-"""How many governors are kept, in use or not; more while they are in use or know of bad news."""
-
-_PROMPTS = ("messages", "input", "prompt", "instructions")
-
-_ANSWER_LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+MOST_DESTINATIONS = 512
+"""How many governors are kept. More are kept only while in use or while they limit requests."""
 
 _RESPONSE = "_gptx_async_response"
-"""Under which name an error that stood in a response carries that response."""
+"""The attribute under which an error from a response body carries that response."""
 
 _DEFAULT_PACING = Pacing()
 _DEFAULT_RECORDER = Recorder()
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
-    """On what terms a request is made: what is not in the call itself.
+class RequestOptions:
+    """The options of a request that are not arguments of the SDK's method.
 
     Attributes:
-        timeout: Seconds for each attempt, from when it is sent; None for the client's own.
-        patience: Seconds for which it is tried again when the server has had too many requests.
-        pacing: What the governor is asked for.
-        recorder: What counts it and tells of it.
-        prompt_tokens: Tokens of the prompt, as far as known.
-        idle_client_seconds: How long the client may be unused before it is closed.
-        max_response_bytes: How long a response may be, decoded; None for no bound.
-        fast_path: Whether it may be sent past the SDK.
-        retry_error_bodies: Whether an error in the body of an answer of status 200 is one to retry.
+        timeout: Seconds for each attempt after it is sent; None for the client's own timeout.
+        patience: Seconds for which 429s are retried.
+        pacing: The limits that the governor applies.
+        recorder: Counts and logs the request.
+        prompt_tokens: Tokens of the prompt, counted or estimated.
+        idle_client_seconds: Seconds after which an unused client is closed.
+        max_response_bytes: The largest decoded response in bytes; None for no limit.
+        fast_path: Whether the request may bypass the SDK.
+        retry_error_bodies: Whether an error in the body of a response with status 200 is retried.
     """
 
     timeout: float | None = None
@@ -84,10 +76,10 @@ class Terms:
 
 
 class BatchGroup:
-    """What the requests of one batch share: its id, and what is known of refused keys.
+    """The state that the requests of one batch share: its id and its refused keys.
 
     Args:
-        batch: The id that events name the batch by.
+        batch: The batch's id in events.
     """
 
     def __init__(self, batch: str) -> None:
@@ -95,16 +87,16 @@ class BatchGroup:
         self.refusals = Refusals()
 
 
-_LineKey = tuple[bytes, str | None]
-"""A hash of base URL and API key, and the model."""
+_DestinationKey = tuple[bytes, str | None]
+"""A hash of base URL and API key, and the model's name."""
 
 
 @dataclass
-class _Line:
-    """All that goes to one base URL with one key for one model, in this process.
+class _Destination:
+    """The requests of this process to one base URL with one key for one model.
 
     Attributes:
-        governor: Who says when the next attempt may go.
+        governor: Decides when the next attempt may be sent.
         unsent: The requests that wait for their first turn, each with its task.
     """
 
@@ -112,37 +104,38 @@ class _Line:
     unsent: dict[Request, asyncio.Task[Any]] = field(default_factory=dict)
 
     def may_be_dropped(self) -> bool:
-        """Tell whether nothing that it knows would be missed."""
+        """Return whether it can be dropped without losing anything the governor has learned."""
         return self.governor.is_at_rest()
 
     async def close(self) -> None:
-        """Let its memory be freed; no connection is kept here."""
+        """Close the governor. A destination holds no connections."""
         self.governor.close()
 
     def end_unsent(self, is_meant: Callable[[Request], bool], error: Exception) -> None:
-        """Let the requests that are meant end with an error, unsent."""
+        """End the unsent requests that `is_meant` selects with an error."""
         for request, task in [*self.unsent.items()]:
             if is_meant(request) and request.ended_by is None:
                 request.ended_by = error
                 task.cancel()
 
 
-def _new_lines() -> IdleCache[_Line]:
-    return IdleCache(MOST_LINES, _Line.close, _Line.may_be_dropped)
+def _new_destinations() -> IdleCache[_Destination]:
+    return IdleCache(MOST_DESTINATIONS, _Destination.close, _Destination.may_be_dropped)
 
 
 class Request:
-    """One call of the SDK, through all its attempts. Made in the thread that calls.
+    """One call of the SDK with all its attempts. Create it in the caller's thread.
 
-    It is the function of a `service.Call`: given the loop's scope, it sends itself, once.
+    A request is the function of a `Call`: called with the loop's scope, it sends itself, once.
 
     Args:
-        settings: Which client; it is built at the first call with these settings.
-        path: The attributes that lead to the method, `("chat", "completions", "create")` say.
+        settings: Select the client, which is built at the first call with these settings.
+        path: The client's attributes that lead to the method, for example
+            `("chat", "completions", "create")`.
         args: The method's positional arguments.
         kwargs: The method's keyword arguments.
-        terms: On what terms.
-        post: The same call as a POST, where it is known.
+        options: All other options.
+        post: The same call as a single POST, if it can be sent that way.
     """
 
     __slots__ = (
@@ -151,11 +144,11 @@ class Request:
         "_key",
         "_kwargs",
         "_last_error",
+        "_options",
         "_path",
         "_post",
         "_refusals",
         "_settings",
-        "_terms",
         "ended_by",
         "record",
         "status",
@@ -167,97 +160,101 @@ class Request:
         path: Sequence[str],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        terms: Terms,
+        options: RequestOptions,
         post: Post | None = None,
     ) -> None:
-        self.record = terms.recorder.call(kwargs, path, base_url=settings.base_url)
+        self.record = options.recorder.call(kwargs, path, base_url=settings.base_url)
         self.ended_by: Exception | None = None
-        """Why it is ended before its first attempt, if it is."""
+        """The error that ended the request before its first attempt, if any."""
         self.status = 0
-        """The HTTP status of the answer, when it is there."""
+        """The HTTP status of the answer, or 0 until there is one."""
         self._settings = settings
         self._path = path
         self._post = post
         self._args = args
         self._kwargs = kwargs
-        self._terms = terms
+        self._options = options
         self._refusals: Refusals | None = None
-        self._key: _LineKey = (settings.account, self.record.model)
+        self._key: _DestinationKey = (settings.account, self.record.model)
         self._last_error: Exception | None = None
-        self._budget = retry.Budget(settings.max_retries, terms.patience)
+        self._budget = retry.Budget(settings.max_retries, options.patience)
 
     def join(self, group: BatchGroup, index: int) -> None:
-        """Make it one of a batch, before it is sent.
+        """Make the request part of a batch, before it is sent.
 
         Args:
-            group: The batch's.
-            index: Its item's place in the batch.
+            group: The state that the batch's requests share.
+            index: The item's position in the batch.
         """
         self._refusals = group.refusals
         self.record.join(group.batch, index)
 
     def share(self, refusals: Refusals) -> None:
-        """Make it one of a run that ends what is not sent yet when the key is refused."""
+        """Make the request part of a run that ends its unsent requests if the key is refused."""
         self._refusals = refusals
 
     async def __call__(self, scope: LoopScope) -> Any:
-        """Send it, once; on the loop.
+        """Send the request, with retries. Only once, and only on the loop.
 
         Returns:
-            What the awaited method of the SDK returns.
+            The return value of the SDK's method.
 
         Raises:
-            openai.OpenAIError: As the same method of the sync client would, after the last attempt.
-            gptx_async.errors.TimeoutError: The last attempt took longer than it may.
-            ResponseTooLargeError: The response is larger than it may be.
-            CostLimitError: It does not fit into what is left of `max_cost`; it was not sent.
-            RequestTooLargeError: It is more than the configured limit of a minute.
-            ConfigurationError: There is a `max_cost`, and no price for the model.
+            openai.OpenAIError: The error of the last attempt, as the sync client would raise it.
+            gptx_async.errors.TimeoutError: The last attempt exceeded its timeout.
+            ResponseTooLargeError: The response is larger than `max_response_bytes`.
+            CostLimitError: The call does not fit into `max_cost`, and was not sent.
+            RequestTooLargeError: The call exceeds the configured limit per minute.
+            ConfigurationError: `max_cost` is set, but there is no price for the model.
         """
         settings = self._settings
         clients = scope.get(ClientCache, ClientCache, ClientCache.close)
-        client = clients.take(settings, self._terms.idle_client_seconds)
-        lines = scope.get(_Line, _new_lines, IdleCache.close)
-        kept = lines.take(self._key, self._new_line, IDLE_LINE_SECONDS)
-        line = kept.resource
+        client = clients.take(settings, self._options.idle_client_seconds)
+        destinations = scope.get(_Destination, _new_destinations, IdleCache.close)
+        kept = destinations.take(self._key, self._new_destination, IDLE_DESTINATION_SECONDS)
+        destination = kept.resource
         try:
-            response = await self._ask(client.resource, line)
+            response = await self._ask(client.resource, destination)
         except BaseException as error:
             if (in_place := vars(error).get(_RESPONSE)) is None:
                 self.record.failed(error)
                 raise
-            [response] = in_place  # as without `retry_error_bodies`
+            [response] = in_place  # return it, as without `retry_error_bodies`
         finally:
             clients.give_back(client)
-            lines.give_back(kept)
-        self._end_unsent_at_cost(line)
+            destinations.give_back(kept)
+        self._end_unsent_at_cost(destination)
         return response
 
-    def _new_line(self) -> _Line:
-        return _Line(Governor(self.record.model or "", telemetry.governor_changed))
+    def _new_destination(self) -> _Destination:
+        return _Destination(Governor(self.record.model or "", telemetry.governor_changed))
 
-    async def _ask(self, client: Client, line: _Line) -> Any:
-        """Send it when what it may cost is reserved."""
+    async def _ask(self, client: Client, destination: _Destination) -> Any:
+        """Reserve what the request may cost, then send it."""
         self.record.check_cost()
-        async with self.record.reserving(self._terms.prompt_tokens, _most_tokens(self._kwargs)):
-            response = await self._send(client, line)
-            self.record.answered(response)  # before another call looks at what is left
+        async with self.record.reserving(
+            self._options.prompt_tokens, most_answer_tokens(self._kwargs)
+        ):
+            response = await self._send(client, destination)
+            self.record.answered(response)  # before another call checks the cost limit
         return response
 
-    async def _send(self, client: Client, line: _Line) -> Any:
-        terms = self._terms
-        terms.recorder.limit_of = line.governor
-        ticket = line.governor.ticket(terms.pacing, terms.prompt_tokens, _most_tokens(self._kwargs))
+    async def _send(self, client: Client, destination: _Destination) -> Any:
+        options = self._options
+        options.recorder.limit_of = destination.governor
+        ticket = destination.governor.ticket(
+            options.pacing, options.prompt_tokens, most_answer_tokens(self._kwargs)
+        )
         try:
             try:
-                return await self._attempt(client, line, ticket)
+                return await self._attempt(client, destination, ticket)
             except Exception as error:
-                if not retry.is_tried_again(error):
+                if not retry.is_retryable(error):
                     raise
                 first = error
-            attempt = functools.partial(self._attempt, client, line, ticket)
+            attempt = functools.partial(self._attempt, client, destination, ticket)
             retried = functools.partial(self._retried, ticket)
-            return await retry.run_again(attempt, first, self._budget, retried)
+            return await retry.run_retries(attempt, first, self._budget, retried)
         except StarvedError as starved:
             failed = self._last_error or copy_of(starved.error)
         finally:
@@ -270,8 +267,8 @@ class Request:
             ticket.sleep(seconds)
         self.record.retried(error, seconds)
 
-    async def _attempt(self, client: Client, line: _Line, ticket: Ticket) -> Any:
-        permit = await self._turn(line, ticket)
+    async def _attempt(self, client: Client, destination: _Destination, ticket: Ticket) -> Any:
+        permit = await self._turn(destination, ticket)
         try:
             self.record.sending()
         except BaseException:
@@ -284,16 +281,16 @@ class Request:
                     self._path,
                     self._args,
                     self._kwargs,
-                    self._terms.timeout,
+                    self._options.timeout,
                     self.record.attempt - 1,
                     self._post,
-                    self._terms.max_response_bytes,
+                    self._options.max_response_bytes,
                 )
             self._check_body(completed)
         except BaseException as error:
             retry.settle(permit, error)
             self._budget.is_free = permit.is_probe and retry.is_of_outage(error)
-            self._note_refusal(line, number, error)
+            self._note_refusal(destination, number, error)
             raise
         if self._refusals is not None:
             self._refusals.ended(self._key, number, answered=True)
@@ -303,8 +300,8 @@ class Request:
         return completed.value
 
     def _check_body(self, completed: Completed) -> None:
-        """Raise the 429 or 5xx that stands in the body of an answer of status 200."""
-        if not self._terms.retry_error_bodies:
+        """Raise the 429 or 5xx error in the body of a response with status 200, if there is one."""
+        if not self._options.retry_error_bodies:
             return
         error = error_in(completed.value, completed.headers, self._settings.base_url)
         if error is not None:
@@ -312,9 +309,9 @@ class Request:
             vars(error)[_RESPONSE] = [completed.value]
             raise error
 
-    async def _turn(self, line: _Line, ticket: Ticket) -> Permit:
-        """Wait until the next attempt may go; the first may be called off meanwhile."""
-        patience = self._terms.patience
+    async def _turn(self, destination: _Destination, ticket: Ticket) -> Permit:
+        """Wait until the next attempt may be sent. The first wait may end with `ended_by`."""
+        patience = self._options.patience
         if ticket.attempts:
             return await ticket.admit(patience)
         refusal = self._refusals and self._refusals.error_of(self._key)
@@ -322,33 +319,33 @@ class Request:
             raise copy_of(refusal)
         task = asyncio.current_task()
         assert task is not None
-        line.unsent[self] = task
+        destination.unsent[self] = task
         try:
             return await ticket.admit(patience)
         except asyncio.CancelledError:
-            if self.ended_by is None or task.uncancel():  # its caller has cancelled it, too
+            if self.ended_by is None or task.uncancel():  # its caller cancelled it, too
                 raise
         finally:
-            del line.unsent[self]
+            del destination.unsent[self]
         raise copy_of(self.ended_by)
 
-    def _end_unsent_at_cost(self, line: _Line) -> None:
-        """Let those of the engine that wait for their turn end, if this answer used up its cost."""
-        if self._terms.recorder.max_cost is None or not line.unsent:
+    def _end_unsent_at_cost(self, destination: _Destination) -> None:
+        """End the engine's unsent requests if this answer used up `max_cost`."""
+        if self._options.recorder.max_cost is None or not destination.unsent:
             return
         try:
             self.record.check_cost()
         except CostLimitError as error:
-            recorder = self._terms.recorder
-            line.end_unsent(lambda other: other._terms.recorder is recorder, error)
+            recorder = self._options.recorder
+            destination.end_unsent(lambda other: other._options.recorder is recorder, error)
 
-    def _note_refusal(self, line: _Line, number: int, error: BaseException) -> None:
-        """End the unsent requests of the batch or run, if the error shows that the key is refused.
+    def _note_refusal(self, destination: _Destination, number: int, error: BaseException) -> None:
+        """End the unsent requests of the batch or run if the error shows that the key is refused.
 
         Args:
-            line: The line.
-            number: The attempt's, as `Refusals` counts them.
-            error: What the attempt raised.
+            destination: Where the attempt was sent.
+            number: The attempt's number, from `Refusals.sent`.
+            error: The attempt's error.
         """
         refusals = self._refusals
         if refusals is None:
@@ -357,41 +354,9 @@ class Request:
         if cause is retry.Cause.REFUSAL and isinstance(error, Exception):
             is_refused = refusals.refused(self._key, number, error)
         elif cause is retry.Cause.REJECTION and isinstance(error, Exception):
-            prompt = tuple(_texts([self._kwargs.get(name) for name in _PROMPTS]))
+            prompt = tuple(prompt_texts(self._kwargs))
             is_refused = refusals.rejected(self._key, number, prompt, error)
         else:
             refusals.ended(self._key, number, answered=False)
         if is_refused and isinstance(error, Exception):
-            line.end_unsent(lambda other: other._refusals is refusals, error)
-
-
-def estimate_tokens(kwargs: Mapping[str, Any]) -> int:
-    """Return about how many tokens the prompt of a call has, by its characters.
-
-    Pictures and files are not counted: their size says nothing of their tokens.
-    """
-    characters = sum(map(len, _texts([kwargs.get(name) for name in _PROMPTS])))
-    return -(-characters // CHARACTERS_PER_TOKEN)
-
-
-def _texts(value: object) -> Iterator[str]:
-    """Find the texts of a prompt."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        yield from _texts(value.get("content"))
-        yield from _texts(value.get("text"))
-    elif isinstance(value, list):
-        for each in value:
-            yield from _texts(each)
-
-
-def _most_tokens(kwargs: Mapping[str, Any]) -> int | None:
-    """Return how many tokens the answers to a call may have, if it says."""
-    for name in _ANSWER_LIMITS:
-        limit = kwargs.get(name)
-        if isinstance(limit, int) and limit >= 0:
-            answers = kwargs.get("n")
-            most = limit * (answers if isinstance(answers, int) and answers > 0 else 1)
-            return min(most, MOST_TOKENS)
-    return None
+            destination.end_unsent(lambda other: other._refusals is refusals, error)

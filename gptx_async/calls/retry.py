@@ -1,7 +1,7 @@
-"""Which failed attempt is made again, and when: the one layer of retries, on tenacity.
+"""Decide whether and when a failed attempt is retried: the only layer of retries, with tenacity.
 
-The SDK's own retries are off. They cannot be seen, they keep a permit while they wait, and they
-would multiply these.
+The SDK's own retries are turned off. They are invisible, hold a permit while they wait, and would
+multiply with these.
 """
 
 from __future__ import annotations
@@ -10,72 +10,68 @@ import asyncio
 import contextlib
 import enum
 import random
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
 
 import openai
 import tenacity
 
 from .. import clock, errors
-from ..checks import LONGEST_SECONDS, seconds_of
-from ..pacing.buckets import parse_duration
 from ..pacing.queue import Permit
+from .retry_after import retry_after_seconds
 
 __all__ = [
     "PATIENCE",
     "Budget",
     "Cause",
     "cause_of",
-    "is_tried_again",
-    "run_again",
+    "is_retryable",
+    "run_retries",
     "settle",
     "settling",
-    "told_seconds",
 ]
 
 T = TypeVar("T")
 
 PATIENCE = 300.0
-"""For how many seconds a call answered 429 is tried again, when its engine does not say."""
+"""How long a call is retried after its first 429, in seconds, unless the engine says otherwise."""
 
 FIRST_WAIT = 0.5
 LONGEST_WAIT = 8.0
-"""The waits after faults, in seconds, doubling from the first: the SDK's own figures."""
+"""Seconds of backoff after faults, doubling from the first value to the last, as in the SDK."""
 
-LONGEST_FAULT_TOLD = 120.0
-"""A fault whose Retry-After is longer, in seconds, is not tried again: as the SDK does."""
+LONGEST_RETRY_AFTER = 120.0
+"""A fault with a longer Retry-After, in seconds, is not retried, as in the SDK."""
 
 JITTER = 0.25
-"""How much of a wait is added to it at random, at most, so that not all wake at once."""
+"""The largest random part that is added to a wait, so that not all calls wake at once."""
 
 OVERLOADED = frozenset({503, 529})
 UNREACHABLE = frozenset({502, 504})
 
 
 class Cause(enum.Enum):
-    """Why an attempt failed, as far as it decides what to do next."""
+    """Why an attempt failed, which decides what happens next."""
 
-    FAULT = "something went wrong: tried again, `max_retries` times"
-    RATE_LIMIT = "too many requests: tried again for as long as the patience lasts"
-    REFUSAL = "the key is refused, or has no quota: every other call with it would be, too"
-    REJECTION = "the prompt is rejected, or perhaps the key: never tried again"
-    FINAL = "the request is refused, or the failure is not one of a request: never tried again"
+    FAULT = "a temporary failure: retried up to `max_retries` times"
+    RATE_LIMIT = "too many requests: retried for as long as the patience lasts"
+    REFUSAL = "the key is refused or has no quota, as for all other calls: never retried"
+    REJECTION = "the prompt, or perhaps the key, is rejected: never retried"
+    FINAL = "the request is refused, or no request failed: never retried"
 
 
 def cause_of(error: BaseException) -> Cause:
-    """Tell why an attempt failed. What is not listed here is final: a cancellation passes."""
+    """Return why an attempt failed. Unknown errors, such as a cancellation, are final."""
     if isinstance(error, openai.APIStatusError):
         return _cause_of_status(error)
     if isinstance(error, (openai.APIConnectionError, errors.TimeoutError)):  # the SDK's, too
         return Cause.FAULT
-    if type(error) is RuntimeError and "closed" in str(error):  # a transport's, over its loop
+    if type(error) is RuntimeError and "closed" in str(error):  # the transport of a closed loop
         return Cause.FAULT
     return Cause.FINAL
 
 
-_TRIED_AGAIN = frozenset({Cause.FAULT, Cause.RATE_LIMIT})
+_RETRYABLE = frozenset({Cause.FAULT, Cause.RATE_LIMIT})
 
 
 def _cause_of_status(error: openai.APIStatusError) -> Cause:
@@ -91,7 +87,7 @@ def _cause_of_status(error: openai.APIStatusError) -> Cause:
         return Cause.RATE_LIMIT
     if should_retry != "true" and status not in (408, 409) and status < 500:
         return Cause.FINAL
-    return Cause.FINAL if (told_seconds(error) or 0) > LONGEST_FAULT_TOLD else Cause.FAULT
+    return Cause.FINAL if (retry_after_seconds(error) or 0) > LONGEST_RETRY_AFTER else Cause.FAULT
 
 
 _OF_THE_KEY = (
@@ -102,73 +98,20 @@ _OF_THE_KEY = (
     "insufficient_quota",
     "invalid_api_key",
 )
-"""The codes and types of errors that concern a key or its account, whatever the status."""
+"""Codes and types of errors that concern the key or its account, whatever the status."""
 
 
 def _concerns_key(error: openai.APIStatusError) -> bool:
     return error.code in _OF_THE_KEY or error.type in _OF_THE_KEY
 
 
-def told_seconds(error: BaseException) -> float | None:
-    """Return how long the server says to wait, in seconds above 0, or None if it does not.
-
-    By `retry-after-ms`, or `retry-after` (seconds, or a date), or, for a 429, the
-    `x-ratelimit-reset-*` of what has run out.
-    """
-    if not isinstance(error, openai.APIStatusError):
-        return None
-    headers = error.response.headers
-    for told in (
-        seconds_of(headers.get("retry-after-ms"), unit=0.001),
-        seconds_of(headers.get("retry-after")),
-        _until(headers.get("retry-after"), headers.get("date")),
-        _reset(headers) if error.status_code == 429 else None,
-    ):
-        if told:  # to come back at once is no answer: then the backoff counts, as in the SDK
-            return told
-    return None
-
-
-def _until(date: str | None, now: str | None) -> float | None:
-    """Return the seconds until a date, by the clock of the server that sent the response."""
-    when = _read_date(date)
-    if when is None:
-        return None
-    seconds = (when - (_read_date(now) or datetime.now(UTC))).total_seconds()
-    return max(0.0, seconds) if seconds <= LONGEST_SECONDS else None
-
-
-def _read_date(date: str | None) -> datetime | None:
-    try:
-        when = parsedate_to_datetime(date or "")
-        # RFC 9110, 5.6.7: without a zone it is UTC.
-        return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
-    except Exception:  # ValueError, OverflowError and others, by the version of Python
-        return None
-
-
-def _reset(headers: Mapping[str, str]) -> float | None:
-    """Return when what has run out is there again; when that is not told, when all is."""
-    resets = {
-        name: seconds
-        for name in ("requests", "tokens")
-        if (seconds := parse_duration(headers.get(f"x-ratelimit-reset-{name}", ""))) is not None
-    }
-    run_out = {
-        name: seconds
-        for name, seconds in resets.items()
-        if headers.get(f"x-ratelimit-remaining-{name}") == "0"
-    }
-    return max((run_out or resets).values(), default=None)
-
-
 class Budget:
-    """What a call may still spend on further attempts: tenacity asks it after each failure.
+    """The retries and the time that a call has left. Tenacity asks it after each failure.
 
     Args:
-        max_retries: How often an attempt is made again after a fault.
-        patience: For how many seconds, from the call's first 429 on, a 429 is tried again.
-        clock: Returns the present, in seconds.
+        max_retries: The number of retries after faults.
+        patience: How long 429s are retried, in seconds from the call's first 429.
+        clock: Returns the current time in seconds.
     """
 
     def __init__(
@@ -179,30 +122,30 @@ class Budget:
         self._clock = clock
         self._first_429: float | None = None
         self.is_free = False
-        """Whether the failure of the last attempt is to cost none of the retries."""
+        """Whether the last attempt's failure does not count as a retry."""
         self._waits: dict[Cause, int] = {}
 
     @property
     def patience_left(self) -> float:
-        """Return for how many seconds the call may still be held up by a rate limit."""
+        """The seconds for which a rate limit may still delay the call."""
         if self._first_429 is None:
             return self._patience
         return max(0.0, self._first_429 + self._patience - self._clock())
 
     def wait(self, state: tenacity.RetryCallState) -> float:
-        """Return how long to wait after a failure that may be tried again, in seconds."""
+        """Return the seconds to wait after a failure that may be retried."""
         error = _failure_of(state)
         cause = cause_of(error)
         if cause is Cause.RATE_LIMIT and self._first_429 is None:
             self._first_429 = self._clock()
-        seconds = told_seconds(error)
+        seconds = retry_after_seconds(error)
         if seconds is None:
             seconds = min(FIRST_WAIT * 2 ** min(self._waits.get(cause, 0), 16), LONGEST_WAIT)
         self._waits[cause] = self._waits.get(cause, 0) + 1
         return seconds * (1 + JITTER * random.random())
 
     def is_spent(self, state: tenacity.RetryCallState) -> bool:
-        """Tell whether the failure is the last; a wait longer than the patience is not begun."""
+        """Return whether to give up. A wait that would exceed the patience is not started."""
         if cause_of(_failure_of(state)) is Cause.RATE_LIMIT:
             return state.upcoming_sleep > self.patience_left
         if not self.is_free:
@@ -217,47 +160,47 @@ def _failure_of(state: tenacity.RetryCallState) -> Exception:
     return error
 
 
-def is_tried_again(error: BaseException) -> bool:
-    """Tell whether the failure of an attempt is one after which another may be made."""
-    return cause_of(error) in _TRIED_AGAIN
+def is_retryable(error: BaseException) -> bool:
+    """Return whether an attempt that failed with this error may be retried."""
+    return cause_of(error) in _RETRYABLE
 
 
-async def run_again(
+async def run_retries(
     attempt: Callable[[], Awaitable[T]],
     first: Exception,
     budget: Budget,
     on_retry: Callable[[Exception, float], None],
 ) -> T:
-    """Make attempts until one succeeds, or fails for good, after the first has failed. On the loop.
+    """Retry a call until it succeeds or its budget is spent. Only on the loop.
 
-    The first is made without this, and so without the 30 us that tenacity takes.
+    The caller makes the first attempt itself, to save the 30 us that tenacity takes.
 
     Args:
-        attempt: Makes one.
-        first: What the first raised.
-        budget: What the call may spend.
-        on_retry: Told of each failure that is tried again, and after how many seconds.
+        attempt: Makes one attempt.
+        first: The error of the first attempt.
+        budget: The retries and the time that the call has left.
+        on_retry: Called before each retry with the error and the seconds until the retry.
 
     Raises:
-        Exception: What the last attempt raised.
+        Exception: The error of the last attempt.
     """
-    made: Exception | None = first
+    failure: Exception | None = first
 
     async def attempt_again() -> T:
-        nonlocal made
-        if made is None:
+        nonlocal failure
+        if failure is None:
             return await attempt()
-        failed, made = made, None
-        raise failed
+        error, failure = failure, None
+        raise error
 
-    def tell(state: tenacity.RetryCallState) -> None:
+    def before_sleep(state: tenacity.RetryCallState) -> None:
         on_retry(_failure_of(state), state.upcoming_sleep)
 
     retrying = tenacity.AsyncRetrying(
-        retry=tenacity.retry_if_exception(is_tried_again),
+        retry=tenacity.retry_if_exception(is_retryable),
         wait=budget.wait,
         stop=budget.is_spent,
-        before_sleep=tell,
+        before_sleep=before_sleep,
         reraise=True,
     )
     return await retrying(attempt_again)
@@ -265,10 +208,10 @@ async def run_again(
 
 @contextlib.contextmanager
 def settling(permit: Permit) -> Iterator[None]:
-    """Give a permit back at the end of the block at the latest, whatever fails there.
+    """Release a permit at the end of the block, even if the block fails.
 
-    An error in the block is a bug of this package. It is reported to the loop's exception handler,
-    for it must cost neither a paid answer nor the server's own error.
+    An error in the block is a bug of this package. It goes to the loop's exception handler, because
+    it must replace neither a paid answer nor the server's own error.
     """
     try:
         yield
@@ -281,7 +224,7 @@ def settling(permit: Permit) -> Iterator[None]:
 
 
 def settle(permit: Permit, error: BaseException) -> None:
-    """Give a permit back after a failed attempt, with what the failure says of the server."""
+    """Release a permit after a failed attempt, and report the kind of failure to the governor."""
     with settling(permit):
         _settle(permit, error)
 
@@ -290,9 +233,9 @@ def _settle(permit: Permit, error: BaseException) -> None:
     if isinstance(error, openai.APIStatusError):
         cause, headers = cause_of(error), error.response.headers
         if cause is Cause.RATE_LIMIT:
-            permit.refused(error, headers, told_seconds(error))
+            permit.refused(error, headers, retry_after_seconds(error))
         elif error.status_code in OVERLOADED:
-            permit.overloaded(error, headers, told_seconds(error))
+            permit.overloaded(error, headers, retry_after_seconds(error))
         else:
             permit.failed(error, unreachable=error.status_code in UNREACHABLE)
     elif isinstance(error, Exception):
@@ -302,7 +245,7 @@ def _settle(permit: Permit, error: BaseException) -> None:
 
 
 def is_of_outage(error: BaseException) -> bool:
-    """Tell whether a failure is that of a server which is gone, or can do nothing at the time."""
+    """Return whether a failure shows that the server is unreachable or overloaded."""
     if isinstance(error, openai.APIStatusError):
         return error.status_code in OVERLOADED | UNREACHABLE
     lost = isinstance(error, openai.APIConnectionError)

@@ -31,8 +31,9 @@ from ..batch.cancel_scope import current_scope
 from ..batch.driver import Batch, current_item, is_item, wait_for
 from ..batch.window import WINDOW
 from ..calls.refusals import Refusals
-from ..calls.request import BatchGroup, Request, Terms, estimate_tokens
+from ..calls.request import BatchGroup, Request, RequestOptions
 from ..calls.retry import PATIENCE
+from ..calls.token_estimate import estimate_tokens
 from ..loop.call import Call, Outcome
 from ..pacing.rate_limit import RateLimit
 from ..pacing.settings import Pacing
@@ -540,9 +541,9 @@ class AsyncBatchEngine(OptionProperties, BatchEngine):  # type: ignore[misc] # s
         item = current_item()
         return self.timeout if item is None or item.batch.timeout is None else item.batch.timeout
 
-    def _terms(self, call: Mapping[str, Any]) -> Terms:
-        """Return the terms on which a call of the stand-in client is made, in its thread."""
-        return Terms(
+    def _terms(self, call: Mapping[str, Any]) -> RequestOptions:
+        """Return the options for a call of the stand-in client. Only in the caller's thread."""
+        return RequestOptions(
             self._attempt_timeout(),
             self.rate_limit_patience,
             self._pacing,

@@ -26,7 +26,6 @@ from symai.core import Argument
 
 import gptx_async
 from gptx_async import AsyncGPTXBatchEngine, RateLimit
-from gptx_async.calls.request import CHARACTERS_PER_TOKEN, estimate_tokens
 from gptx_async.errors import (
     ConfigurationError,
     CostLimitError,
@@ -37,7 +36,7 @@ from gptx_async.errors import (
 from gptx_async.loop.service import default_service
 from gptx_async.pacing import patience
 from gptx_async.testing import BatchScheduler, FakeOpenAI, HTTPFault, RecordedRequest, Reset
-from support.looking import line_on
+from support.looking import destination_on
 
 KEY, MODEL = "sk-of-the-tests", "gpt-4o-mini"
 NOW = HTTPFault(429, retry_after_ms=1)
@@ -82,7 +81,7 @@ def line_of(engine: AsyncGPTXBatchEngine) -> Any:
     """What the loop keeps of an engine's calls to its model."""
 
     async def find(scope: Any) -> Any:
-        return line_on(scope, engine.client.settings, MODEL)
+        return destination_on(scope, engine.client.settings, MODEL)
 
     return default_service().run(find)
 
@@ -370,20 +369,6 @@ class TestPacing:
         again = pickle.loads(pickle.dumps(engine))
         assert (again.rate_limit, again.adaptive, again.max_cost) == (limit, False, 3.0)
         assert again.prices == {MODEL: (1, 2, 1)}
-
-
-class TestEstimates:
-    def test_text_is_counted_and_pictures_are_not(self) -> None:
-        content = [
-            {"type": "text", "text": "x" * 40},
-            {"type": "image_url", "image_url": {"url": "data:" + "x" * 10_000}},
-        ]
-        messages = [{"role": "system", "content": "y" * 40}, {"role": "user", "content": content}]
-        assert estimate_tokens({"messages": messages}) == 80 // CHARACTERS_PER_TOKEN
-
-    @pytest.mark.parametrize("messages", [None, 5, [None], [{"content": {"text": []}}], "text"])
-    def test_what_is_no_prompt_is_estimated_as_well(self, messages: Any) -> None:
-        assert estimate_tokens({"messages": messages}) in (0, 1)
 
 
 class TestCosts:

@@ -1,7 +1,7 @@
-"""Which failures are tried again, and when, by errors that the SDK really raised.
+"""Which failures are retried and when, with errors that the SDK raises for real responses.
 
-It fails if anything is tried again that is not on the list (a cancellation above all), if a wait is
-shorter than the server said, or if a budget is overdrawn.
+The tests fail if an error outside the list is retried (above all a cancellation), if a wait is
+shorter than the server asks for, or if a call makes more retries than its budget allows.
 """
 
 from __future__ import annotations
@@ -9,15 +9,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 from typing import TypeVar
 
 import openai
 import pytest
 
 from gptx_async.calls import retry
-from gptx_async.calls.retry import Budget, Cause, cause_of, told_seconds
+from gptx_async.calls.retry import Budget, Cause, cause_of
 from gptx_async.testing import FakeOpenAI, Fault, HTTPFault, Reset, Stall
 from gptx_async.transport.original_error import copy_of
 
@@ -63,7 +61,7 @@ CAUSES = [
 
 
 @pytest.mark.parametrize(("fault", "cause"), CAUSES, ids=str)
-def test_cause_is_told_of_each_failure(
+def test_the_cause_of_each_failure_of_a_request(
     client: openai.OpenAI, fake_openai: FakeOpenAI, fault: Fault, cause: Cause
 ) -> None:
     assert cause_of(error_by(client, fake_openai, fault)) is cause
@@ -80,42 +78,8 @@ def test_cause_is_told_of_each_failure(
     ],
     ids=repr,
 )
-def test_cause_of_what_is_not_the_servers(error: BaseException, cause: Cause) -> None:
+def test_the_cause_of_errors_that_no_server_sent(error: BaseException, cause: Cause) -> None:
     assert cause_of(error) is cause
-
-
-def test_told_seconds_prefers_the_finer_header(
-    client: openai.OpenAI, fake_openai: FakeOpenAI
-) -> None:
-    fault = HTTPFault(429, retry_after=1, retry_after_ms=40)
-    assert told_seconds(error_by(client, fake_openai, fault)) == pytest.approx(0.04)
-
-
-def test_told_seconds_reads_a_date(client: openai.OpenAI, fake_openai: FakeOpenAI) -> None:
-    date = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
-    told = told_seconds(error_by(client, fake_openai, HTTPFault(429, retry_after=date)))
-    assert told is not None
-    assert 3500 < told <= 3600
-
-
-def test_told_seconds_reads_when_what_ran_out_is_back(
-    client: openai.OpenAI, fake_openai: FakeOpenAI
-) -> None:
-    headers = {
-        "x-ratelimit-remaining-requests": "0",
-        "x-ratelimit-reset-requests": "1m2s",
-        "x-ratelimit-remaining-tokens": "7",
-        "x-ratelimit-reset-tokens": "6m0s",
-    }
-    error = error_by(client, fake_openai, HTTPFault(429, headers=headers))
-    assert told_seconds(error) == 62
-
-
-@pytest.mark.parametrize("nonsense", ["", "soon", "-1", "inf", "nan"])
-def test_told_seconds_takes_no_nonsense(
-    client: openai.OpenAI, fake_openai: FakeOpenAI, nonsense: str
-) -> None:
-    assert told_seconds(error_by(client, fake_openai, HTTPFault(429, retry_after=nonsense))) is None
 
 
 async def run_all(
@@ -123,14 +87,14 @@ async def run_all(
     budget: Budget,
     on_retry: Callable[[Exception, float], None],
 ) -> T:
-    """Make the first attempt, and those after it, as a request does."""
+    """Make the first attempt and its retries, as a request does."""
     try:
         return await attempt()
     except Exception as error:
-        if not retry.is_tried_again(error):
+        if not retry.is_retryable(error):
             raise
         first = error
-    return await retry.run_again(attempt, first, budget, on_retry)
+    return await retry.run_retries(attempt, first, budget, on_retry)
 
 
 def run_with(errors: list[Exception], budget: Budget) -> tuple[object, list[float]]:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from gptx_async import RateLimit, checks
 from gptx_async.calls import retry
+from gptx_async.calls.retry_after import retry_after_seconds
 from gptx_async.pacing.governor import Governor
 from gptx_async.pacing.settings import Pacing
 from gptx_async.testing import FakeOpenAI, HTTPFault
@@ -91,7 +92,8 @@ def test_no_header_raises_or_keeps_a_permit(
             if status == 200:
                 permit.succeeded(error.response.headers, checks.token_count(tokens))
             else:
-                assert retry.told_seconds(error) is None or retry.told_seconds(error) > 0  # type: ignore[operator]
+                seconds = retry_after_seconds(error)
+                assert seconds is None or seconds > 0
                 retry.settle(permit, error)
             ticket.close()
             assert governor.in_flight == 0
@@ -120,7 +122,7 @@ def test_a_time_told_is_positive_and_at_most_a_month(text: str) -> None:
     for name in ("retry-after", "retry-after-ms", "x-ratelimit-reset-requests"):
         for date in (None, *DATES_OUT_OF_RANGE, text):
             headers = {name: text} | ({} if date is None else {"date": date})
-            told = retry.told_seconds(error_with(429, headers))
+            told = retry_after_seconds(error_with(429, headers))
             assert told is None or 0 < told <= checks.LONGEST_SECONDS
 
 

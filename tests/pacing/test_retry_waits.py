@@ -14,7 +14,8 @@ import openai
 import pytest
 
 from gptx_async.calls import retry
-from gptx_async.calls.retry import Budget, told_seconds
+from gptx_async.calls.retry import Budget
+from gptx_async.calls.retry_after import retry_after_seconds
 from gptx_async.testing import FakeOpenAI, Fault, HTTPFault, Reset, Stall
 from gptx_async.transport.original_error import copy_of
 from support.virtual_time import clock, simulate
@@ -40,7 +41,7 @@ def retry_all(
             return "answer"
 
         try:
-            return await retry.run_again(
+            return await retry.run_retries(
                 attempt, errors[0], budget, lambda _error, seconds: waits.append(seconds)
             )
         except Exception as error:
@@ -138,7 +139,7 @@ def test_a_date_without_a_zone_is_in_utc(
         time.tzset()
         date = format_datetime((datetime.now(UTC) + timedelta(hours=1)).replace(tzinfo=None))
         assert date.endswith("-0000")
-        told = told_seconds(fail(HTTPFault(429, retry_after=date)))
+        told = retry_after_seconds(fail(HTTPFault(429, retry_after=date)))
     time.tzset()
     assert told is not None
     assert 3000 < told <= 3600

@@ -8,7 +8,7 @@ from email.utils import format_datetime
 
 import pytest
 
-from gptx_async.calls.retry import told_seconds
+from gptx_async.calls.retry_after import retry_after_seconds
 from gptx_async.pacing.buckets import parse_duration
 from gptx_async.testing import FakeOpenAI, HTTPFault
 from support.pacing_engines import arguments, errors_of, make_engine
@@ -18,7 +18,7 @@ EPOCHS = ["1764282000", "1764282000000", "1764282000s", "1764282000000ms"]
 
 
 def told(headers: Mapping[str, str]) -> float | None:
-    return told_seconds(error_with(429, headers))
+    return retry_after_seconds(error_with(429, headers))
 
 
 def date(**after: float) -> str:

@@ -1,4 +1,4 @@
-"""What the background loop keeps, for tests to look at: clients and lines."""
+"""Look at the clients and destinations that the background loop keeps."""
 
 from __future__ import annotations
 
@@ -6,32 +6,32 @@ from typing import Any
 
 import pytest
 
-from gptx_async.calls.request import _Line
+from gptx_async.calls.request import _Destination
 from gptx_async.loop.scope import LoopScope
 from gptx_async.loop.service import default_service
 from gptx_async.transport.client import ClientSettings
 from gptx_async.transport.client_cache import ClientCache
 
-__all__ = ["client_on", "close_idle_connections", "line_on"]
+__all__ = ["client_on", "close_idle_connections", "destination_on"]
 
 
 def client_on(scope: LoopScope, settings: ClientSettings) -> Any:
-    """Return the client that the loop keeps for these settings; on the loop."""
+    """Return the client that the loop keeps for these settings. Only on the loop."""
     clients: ClientCache = scope.get(ClientCache, pytest.fail, pytest.fail)
     return clients._clients._leases[settings.key].resource
 
 
-def line_on(scope: LoopScope, settings: ClientSettings, model: str) -> Any:
-    """Return what the loop keeps for the base URL and key of these settings; on the loop."""
-    lines: Any = scope.get(_Line, pytest.fail, pytest.fail)
-    return lines._leases[settings.account, model].resource
+def destination_on(scope: LoopScope, settings: ClientSettings, model: str) -> Any:
+    """Return the destination that the loop keeps for these settings. Only on the loop."""
+    destinations: Any = scope.get(_Destination, pytest.fail, pytest.fail)
+    return destinations._leases[settings.account, model].resource
 
 
 def close_idle_connections() -> None:
-    """Close what the pools of the default service hold, so that the next requests open their own.
+    """Close the pooled connections of the default service, so that the next requests open new ones.
 
-    A request that fails on a reused connection goes to a new one, which is no retry: the server
-    sees one more than of the sync client.
+    A request that fails on a reused connection is sent again on a new one, which does not count as
+    a retry. The server would see one request more than from the sync client.
     """
 
     async def close(scope: LoopScope) -> None:

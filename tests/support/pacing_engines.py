@@ -8,7 +8,7 @@ from gptx_async import AsyncGPTXBatchEngine
 from gptx_async.errors import GPTXAsyncError
 from gptx_async.loop.service import default_service
 from support.hostile import make_argument
-from support.looking import line_on
+from support.looking import destination_on
 
 __all__ = ["KEY", "MODEL", "arguments", "errors_of", "governor_of", "make_engine"]
 
@@ -36,6 +36,6 @@ def governor_of(engine: AsyncGPTXBatchEngine) -> Any:
     """Return the governor that paces an engine's calls."""
 
     async def find(scope: Any) -> Any:
-        return line_on(scope, engine.client.settings, MODEL)
+        return destination_on(scope, engine.client.settings, MODEL)
 
     return default_service().run(find).governor

@@ -104,7 +104,7 @@ async def call(
         try:
             return await attempt()
         except openai.APIStatusError as error:
-            return await retry.run_again(attempt, error, budget, lambda _error, _seconds: None)
+            return await retry.run_retries(attempt, error, budget, lambda _error, _seconds: None)
     except StarvedError:
         return "starved"
     except openai.APIStatusError:

@@ -24,7 +24,7 @@ import pytest
 
 from gptx_async import errors
 from gptx_async.batch.driver import Batch, wait_for
-from gptx_async.calls.request import Request, Terms
+from gptx_async.calls.request import Request, RequestOptions
 from gptx_async.errors import ServiceClosedError, UnsupportedClientError
 from gptx_async.loop.call import Call
 from gptx_async.loop.scope import LoopScope
@@ -33,7 +33,7 @@ from gptx_async.pacing.settings import Pacing
 from gptx_async.symbolicai.v1.stand_in_client import StandInClient
 from gptx_async.testing import FakeOpenAI, Reset, Stall
 from gptx_async.transport.client import ClientSettings
-from support.looking import client_on, line_on
+from support.looking import client_on, destination_on
 from support.unheard import UNHEARD
 
 MESSAGES: Any = [{"role": "user", "content": "text"}]
@@ -275,7 +275,7 @@ def test_waiting_for_a_permit_does_not_run_down_the_timeout(
 ) -> None:
     """The second is sent when the first's time, in which both would have had to end, is over."""
     fake_openai.latency = lambda request: 3600.0 if b"the first" in request.raw else 0.0
-    terms = Terms(timeout=SECONDS, pacing=Pacing(1), patience=0)
+    terms = RequestOptions(timeout=SECONDS, pacing=Pacing(1), patience=0)
     stand_in = StandInClient(client, dispatch, lambda _kwargs: terms)
 
     def ask(text: str) -> Any:
@@ -364,7 +364,7 @@ def test_a_call_can_be_cancelled_in_each_state(
     fake_openai.release()
 
     async def in_flight_and_waiting(scope: LoopScope) -> tuple[int, int]:
-        line = line_on(scope, stand_in.settings, CHAT["model"])
+        line = destination_on(scope, stand_in.settings, CHAT["model"])
         assert not line.unsent
         return line.governor.in_flight, line.governor.waiting
 

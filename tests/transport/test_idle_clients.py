@@ -16,7 +16,7 @@ import pytest
 
 from gptx_async import AsyncGPTXBatchEngine, errors
 from gptx_async.batch.driver import wait_for
-from gptx_async.calls.request import Terms, _Line
+from gptx_async.calls.request import RequestOptions, _Destination
 from gptx_async.loop.call import Call
 from gptx_async.loop.scope import LoopScope
 from gptx_async.loop.service import default_service
@@ -36,7 +36,7 @@ from support.looking import client_on
 def ask(fake_openai: FakeOpenAI, key: str, idle_seconds: float = 60.0) -> StandInClient:
     """Make a call with a key; return the stand-in that made it."""
     client = openai.OpenAI(api_key=key, base_url=fake_openai.base_url, max_retries=0)
-    terms = Terms(patience=0, idle_client_seconds=idle_seconds)
+    terms = RequestOptions(patience=0, idle_client_seconds=idle_seconds)
     stand_in = StandInClient(client, lambda request: wait_for(Call(request)), lambda _: terms)
     stand_in.chat.completions.create(**CHAT)
     return stand_in
@@ -73,7 +73,7 @@ def test_no_key_of_the_caches_is_an_api_key(fake_openai: FakeOpenAI) -> None:
     async def keys(scope: LoopScope) -> str:
         assert client_on(scope, settings)
         clients: Any = scope.get(ClientCache, pytest.fail, pytest.fail)
-        lines: Any = scope.get(_Line, pytest.fail, pytest.fail)
+        lines: Any = scope.get(_Destination, pytest.fail, pytest.fail)
         return repr([*clients._clients._leases, *lines._leases])
 
     assert "sk-" not in default_service().run(keys)
@@ -206,7 +206,7 @@ GROWTH = """
 import gc, json, sys, openai
 from gptx_async.batch.driver import wait_for
 from gptx_async.symbolicai.v1.stand_in_client import StandInClient
-from gptx_async.calls.request import Terms
+from gptx_async.calls.request import RequestOptions
 from gptx_async.loop.call import Call
 
 def private_mib():
@@ -216,7 +216,8 @@ def private_mib():
 
 base_url, count = sys.argv[1], int(sys.argv[2])
 client = openai.OpenAI(api_key="sk-x", base_url=base_url, max_retries=0)
-stand_in = StandInClient(client, lambda request: wait_for(Call(request)), lambda _: Terms())
+options = RequestOptions()
+stand_in = StandInClient(client, lambda request: wait_for(Call(request)), lambda _: options)
 message = {"role": "user", "content": "Which colour?"}
 
 def ask(first, last):

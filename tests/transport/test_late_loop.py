@@ -25,13 +25,13 @@ PROGRAM = f"""
 import openai
 from gptx_async.batch.driver import Batch, wait_for
 from gptx_async.symbolicai.v1.stand_in_client import StandInClient
-from gptx_async.calls.request import Terms
+from gptx_async.calls.request import RequestOptions
 from gptx_async.loop.call import Call
 
 client = StandInClient(
     openai.OpenAI(max_retries=2),
     lambda request: wait_for(Call(request)),
-    lambda _kwargs: Terms(timeout={TIMEOUT}),
+    lambda _kwargs: RequestOptions(timeout={TIMEOUT}),
 )
 
 def ask(number):

@@ -13,7 +13,7 @@ import openai
 import pytest
 
 from gptx_async.batch.driver import wait_for
-from gptx_async.calls.request import Terms
+from gptx_async.calls.request import RequestOptions
 from gptx_async.loop.call import Call
 from gptx_async.loop.scope import LoopScope
 from gptx_async.loop.service import default_service
@@ -39,7 +39,7 @@ def client(fake_openai: FakeOpenAI) -> openai.OpenAI:
 @pytest.fixture
 def ask(client: openai.OpenAI) -> Callable[[], Any]:
     stand_in = StandInClient(
-        client, lambda request: wait_for(Call(request)), lambda _kwargs: Terms(patience=0)
+        client, lambda request: wait_for(Call(request)), lambda _kwargs: RequestOptions(patience=0)
     )
     return functools.partial(stand_in.chat.completions.create, **CHAT)
 

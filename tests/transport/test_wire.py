@@ -28,7 +28,7 @@ from openai.types.chat import ChatCompletion
 
 from gptx_async import errors
 from gptx_async.batch.driver import wait_for
-from gptx_async.calls.request import Terms
+from gptx_async.calls.request import RequestOptions
 from gptx_async.loop.call import Call
 from gptx_async.loop.scope import LoopScope
 from gptx_async.loop.service import default_service
@@ -67,7 +67,7 @@ def stand_in_of(client: openai.OpenAI, timeout: float | None = None) -> StandInC
     return StandInClient(
         client,
         lambda request: wait_for(Call(request)),
-        lambda _kwargs: Terms(timeout=timeout, patience=0),
+        lambda _kwargs: RequestOptions(timeout=timeout, patience=0),
     )
 
 

@@ -19,7 +19,7 @@ import openai
 import openai.pagination
 import openai.resources  # here, in the caller's thread: a lazy import on the loop could deadlock
 
-from ...calls.request import Request, Terms
+from ...calls.request import Request, RequestOptions
 from ...plain_json import SCALARS, is_plain_json
 from ...transport.chat_post import is_of_the_sdk, overheard, post_of
 from ...transport.client import ClientSettings, check_supported, is_of_cerebras, settings_of
@@ -70,7 +70,7 @@ class StandInClient:
         self,
         client: Any,
         dispatch: Callable[[Request], Any],
-        terms: Callable[[Mapping[str, Any]], Terms] = lambda _kwargs: Terms(),
+        terms: Callable[[Mapping[str, Any]], RequestOptions] = lambda _kwargs: RequestOptions(),
         on_call: Callable[[], None] = lambda: None,
         settings: ClientSettings | None = None,
     ) -> None:

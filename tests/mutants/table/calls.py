@@ -98,7 +98,7 @@ MUTANTS = [
         except BaseException:
             raise""",
         "a permit whose request is not sent must be given back",
-        ("test_request_terms.py::TestCosts",),
+        ("test_request_options.py::TestCosts",),
     ),
     Mutant(
         "Q2-ticket-not-closed",
@@ -116,26 +116,26 @@ MUTANTS = [
     Mutant(
         "Q3-ends-all-batches",
         "Request._note_refusal",
-        "line.end_unsent(lambda other: other._refusals is refusals, error)",
-        "line.end_unsent(lambda other: True, error)",
+        "destination.end_unsent(lambda other: other._refusals is refusals, error)",
+        "destination.end_unsent(lambda other: True, error)",
         "a refused key ends the requests of its batch, not those of others",
         ("test_request.py::TestRefusals::test_a_query_of_another_batch_is_not_ended",),
     ),
     Mutant(
         "Q4-cost-ends-other-engines",
         "Request._end_unsent_at_cost",
-        "line.end_unsent(lambda other: other._terms.recorder is recorder, error)",
-        "line.end_unsent(lambda other: True, error)",
+        "destination.end_unsent(lambda other: other._options.recorder is recorder, error)",
+        "destination.end_unsent(lambda other: True, error)",
         "`max_cost` is one engine's, and ends that engine's requests only",
-        ("test_request_terms.py::TestCosts",),
+        ("test_request_options.py::TestCosts",),
     ),
     Mutant(
         "Q5-n-ignored",
-        "_most_tokens",
+        "most_answer_tokens",
         "most = limit * (answers if isinstance(answers, int) and answers > 0 else 1)",
         "most = limit",
         "`n` answers use `n` times the tokens",
-        ("test_request_terms.py::TestReservations",),
+        ("test_request_options.py::TestReservations",),
     ),
     Mutant(
         "Q6-starved-by-others-error",
@@ -143,7 +143,7 @@ MUTANTS = [
         "failed = self._last_error or copy_of(starved.error)",
         "failed = copy_of(starved.error)",
         "a call that was refused itself raises its own last error",
-        ("test_request_terms.py::TestErrors",),
+        ("test_request_options.py::TestErrors",),
     ),
     Mutant(
         "Q7-retry-count-off",
@@ -161,7 +161,7 @@ MUTANTS = [
         "if self.ended_by is None or task.uncancel():",
         "if self.ended_by is None:",
         "a call that its own caller cancels as well is cancelled",
-        ("test_request_terms.py::TestErrors",),
+        ("test_request_options.py::TestErrors",),
     ),
     Mutant(
         "Q9-refusal-raised-itself",
@@ -169,7 +169,7 @@ MUTANTS = [
         "            raise copy_of(refusal)",
         "            raise refusal",
         "an error raised to several callers would grow with each",
-        ("test_request_terms.py::TestErrors",),
+        ("test_request_options.py::TestErrors",),
     ),
     Mutant(
         "Q10-estimate-floor",
@@ -177,7 +177,7 @@ MUTANTS = [
         "return -(-characters // CHARACTERS_PER_TOKEN)",
         "return characters // CHARACTERS_PER_TOKEN",
         "an estimate is rounded up, or short prompts cost nothing",
-        ("test_request_terms.py::TestReservations",),
+        ("test_token_estimate.py",),
     ),
     Mutant(
         "Q11-ended-by-raised-itself",
@@ -186,21 +186,21 @@ MUTANTS = [
         "        raise self.ended_by",
         "an error raised to several callers would grow with each",
         (
-            "test_request_terms.py::TestCosts",
-            "test_request_terms.py::TestErrors",
+            "test_request_options.py::TestCosts",
+            "test_request_options.py::TestErrors",
         ),
     ),
     Mutant(
         "R11-come-back-at-once",
-        "told_seconds",
+        "retry_after_seconds",
         """\
-        if told:  # to come back at once is no answer: then the backoff counts, as in the SDK
+        if seconds:  # 0 gives no time: the backoff applies then, as in the SDK
 """,
         """\
-        if told is not None:
+        if seconds is not None:
 """,
         "a Retry-After of 0 is no answer: the backoff counts",
-        ("test_times_told.py", "test_retry.py"),
+        ("test_times_told.py", "test_retry_after.py"),
     ),
     Mutant(
         "R12-date-by-own-clock",
@@ -273,7 +273,7 @@ MUTANTS = [
         "Q12-line-not-given-back",
         "Request.__call__",
         """\
-            lines.give_back(kept)
+            destinations.give_back(kept)
 """,
         """\
             pass
@@ -295,17 +295,17 @@ MUTANTS = [
     ),
     Mutant(
         "Q14-answers-unbounded",
-        "_most_tokens",
+        "most_answer_tokens",
         "return min(most, MOST_TOKENS)",
         "return most",
         "no limit of an answer is longer than any model's context",
-        ("test_request_terms.py",),
+        ("test_request_options.py",),
     ),
     Mutant(
         "Q15-row-in-order-of-arrival",
         "Refusals.rejected",
-        "row = {each for sent, each in known.rejected.items() if sent < oldest_in_flight}",
-        "row = {*known.rejected.values()}",
+        "row = {each for sent, each in history.rejected.items() if sent < oldest_in_flight}",
+        "row = {*history.rejected.values()}",
         "rejections come faster than answers",
         ("test_refusals.py",),
     ),
@@ -314,7 +314,7 @@ MUTANTS = [
         "Refusals.ended",
         """\
         if answered:
-            known.rejected.clear()
+            history.rejected.clear()
 """,
         "",
         "an answer shows that the key is good",
@@ -323,8 +323,8 @@ MUTANTS = [
     Mutant(
         "Q17-one-prompt-many-times",
         "Refusals.rejected",
-        "row = {each for sent, each in known.rejected.items() if sent < oldest_in_flight}",
-        "row = [each for sent, each in known.rejected.items() if sent < oldest_in_flight]",
+        "row = {each for sent, each in history.rejected.items() if sent < oldest_in_flight}",
+        "row = [each for sent, each in history.rejected.items() if sent < oldest_in_flight]",
         "one prompt that is rejected many times says nothing of the key",
         ("test_refusals.py",),
     ),

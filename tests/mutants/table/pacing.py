@@ -29,7 +29,7 @@ MUTANTS = [
         "tokens > bucket.rate * 60 + 1e-6",
         "tokens >= bucket.rate * 60 - 1e-6",
         "a request of exactly a minute's tokens can be sent",
-        ("test_request_terms.py::TestReservations",),
+        ("test_request_options.py::TestReservations",),
     ),
     Mutant(
         "G4-unsent-patience",

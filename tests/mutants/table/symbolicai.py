@@ -19,7 +19,7 @@ MUTANTS = [
         "return StandInClient(client, self._dispatch, self._terms, self._on_call, self._settings)",
         "return StandInClient(client, self._dispatch, settings=self._settings)",
         "a copied client, `with_options` in a remedy, makes its calls on the engine's terms",
-        ("test_request_terms.py::TestCosts",),
+        ("test_request_options.py::TestCosts",),
     ),
     Mutant(
         "Br3-face-stale",

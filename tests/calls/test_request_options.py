@@ -16,7 +16,7 @@ from symai import Symbol
 from symai.core import Argument
 
 from gptx_async import AsyncGPTXBatchEngine, RateLimit
-from gptx_async.calls.request import Request, Terms, estimate_tokens
+from gptx_async.calls.request import Request, RequestOptions
 from gptx_async.errors import CostLimitError, GPTXAsyncError, RequestTooLargeError
 from gptx_async.loop.call import Call
 from gptx_async.loop.scope import LoopScope
@@ -26,7 +26,7 @@ from gptx_async.pacing.settings import Pacing
 from gptx_async.telemetry.recorder import Recorder
 from gptx_async.testing import FakeOpenAI, HTTPFault
 from gptx_async.transport.client import ClientSettings
-from support.looking import line_on
+from support.looking import destination_on
 
 KEY, MODEL = "sk-of-the-tests", "gpt-4o-mini"
 COSTLY: dict[str, Any] = {"prices": {MODEL: (1e6, 0.0)}, "max_cost": 1.0}
@@ -164,10 +164,6 @@ class TestReservations:
         assert answer.choices
         assert fake_openai.requests[0].body["max_completion_tokens"] == 10**400
 
-    @pytest.mark.parametrize(("text", "tokens"), [("", 0), ("x", 1), ("xxxx", 1), ("xxxxx", 2)])
-    def test_an_estimate_is_rounded_up(self, text: str, tokens: int) -> None:
-        assert estimate_tokens({"messages": [{"role": "user", "content": text}]}) == tokens
-
 
 class TestErrors:
     def test_each_call_of_a_refused_batch_has_an_error_of_its_own(
@@ -213,7 +209,7 @@ class TestErrors:
                 ("chat", "completions", "create"),
                 (),
                 {"model": MODEL, "messages": [{"role": "user", "content": "x"}]},
-                Terms(pacing=pacing, recorder=recorder),
+                RequestOptions(pacing=pacing, recorder=recorder),
             )
             return request, Call(request)
 
@@ -222,7 +218,7 @@ class TestErrors:
         waiting, cancelled = call()
 
         async def refuse_while_it_is_cancelled(scope: LoopScope) -> None:
-            line = line_on(scope, settings, MODEL)
+            line = destination_on(scope, settings, MODEL)
             cancelled.cancel()
             is_meant = functools.partial(operator.is_, waiting)
             asyncio.get_running_loop().call_soon(line.end_unsent, is_meant, ValueError("refused"))
