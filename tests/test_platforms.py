@@ -27,7 +27,7 @@ def test_the_ci_example_runs_every_python_of_the_classifiers() -> None:
 
 
 def test_the_documentation_names_every_python_of_the_classifiers() -> None:
-    section = (ROOT / "docs" / "start.md").read_text().split("## Platforms\n", 1)[1]
+    section = (ROOT / "docs" / "install.md").read_text().split("## Platforms\n", 1)[1]
     assert {*VERSION.findall(section.split("\n## ")[0])} == {*classified()}
 
 
