@@ -1,7 +1,7 @@
-"""For tests of programs that call OpenAI: a server that answers like it, and a scheduler.
+"""Test programs that call OpenAI: a fake server and a scheduler.
 
-`FakeOpenAI` stands in for the API on the loopback interface. `BatchScheduler` drives an engine as
-symbolicai's public scheduler does. With pytest, the fixture `fake_openai` is there by itself.
+`FakeOpenAI` replaces the API on the loopback interface. `BatchScheduler` drives an engine as
+symbolicai's public scheduler does. pytest finds the fixture `fake_openai` without an import.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
         fault_named,
         sometimes,
     )
-    from .limits import RateLimits
+    from .foreground import serve
+    from .limits import FakeRateLimits
+    from .record import RecordedAnswer
     from .replies import (
         RecordedRequest,
         Reply,
@@ -36,20 +38,20 @@ if TYPE_CHECKING:
         lognormal,
     )
     from .scheduler import BatchScheduler
-    from .server import Answered, FakeOpenAI, serve
+    from .server import FakeOpenAI
 
 __all__ = [
     "HTML",
-    "Answered",
     "BadJSON",
     "BatchScheduler",
     "EmptyBody",
     "EmptyChoices",
     "FakeOpenAI",
+    "FakeRateLimits",
     "Fault",
     "HTTPFault",
     "NoChoices",
-    "RateLimits",
+    "RecordedAnswer",
     "RecordedRequest",
     "Reply",
     "Reset",
@@ -66,7 +68,7 @@ __all__ = [
     "sometimes",
 ]
 
-_MODULES = ("faults", "limits", "replies", "scheduler", "server")
+_MODULES = ("faults", "foreground", "limits", "record", "replies", "scheduler", "server")
 
 
 def __getattr__(name: str) -> Any:

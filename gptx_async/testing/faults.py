@@ -22,10 +22,10 @@ __all__ = [
     "BadJSON",
     "EmptyBody",
     "EmptyChoices",
-    "Exchange",
     "Fault",
     "HTTPFault",
     "NoChoices",
+    "PendingRequest",
     "Reset",
     "Stall",
     "TruncatedJSON",
@@ -36,7 +36,7 @@ __all__ = [
 
 
 @dataclass(frozen=True, slots=True)
-class Exchange:
+class PendingRequest:
     """A request that is being answered.
 
     Attributes:
@@ -53,7 +53,7 @@ class Exchange:
 class Fault:
     """Something that goes wrong with one answer; a test's own kind overrides `respond`."""
 
-    async def respond(self, exchange: Exchange, /) -> web.StreamResponse:
+    async def respond(self, pending: PendingRequest, /) -> web.StreamResponse:
         """Give the faulty answer. Called on the server's loop, which it must not block."""
         raise NotImplementedError
 
@@ -136,7 +136,7 @@ class HTTPFault(Fault):
     body: Any = None
     content_type: str = "application/json"
 
-    async def respond(self, _exchange: Exchange, /) -> web.StreamResponse:
+    async def respond(self, _pending: PendingRequest, /) -> web.StreamResponse:
         """Answer with the status, the headers and the body."""
         headers = {"content-type": self.content_type, **self.headers}
         if self.retry_after is not None:
@@ -172,16 +172,16 @@ class Reset(Fault):
 
     when: Literal["before", "middle"] = "before"
 
-    async def respond(self, exchange: Exchange, /) -> web.StreamResponse:
+    async def respond(self, pending: PendingRequest, /) -> web.StreamResponse:
         """Reset the connection; what is returned can no longer be sent."""
         response = web.StreamResponse()
         if self.when == "middle":
-            content = json.dumps(exchange.regular_body()).encode()
+            content = json.dumps(pending.regular_body()).encode()
             response.content_type = "application/json"
             response.content_length = len(content)
-            await response.prepare(exchange.http)
+            await response.prepare(pending.http)
             await response.write(content[: len(content) // 2])
-        transport = exchange.http.transport
+        transport = pending.http.transport
         if transport is not None:  # else the client has gone away by itself
             # To linger for no time makes the kernel send RST in place of FIN.
             connection = transport.get_extra_info("socket")
@@ -201,13 +201,13 @@ class Stall(Fault):
 
     seconds: float | None = None
 
-    async def respond(self, exchange: Exchange, /) -> web.StreamResponse:
+    async def respond(self, pending: PendingRequest, /) -> web.StreamResponse:
         """Wait, then answer regularly."""
         if self.seconds is None:
             await asyncio.Event().wait()
         else:
             await asyncio.sleep(self.seconds)
-        return web.json_response(exchange.regular_body())
+        return web.json_response(pending.regular_body())
 
 
 class _FixedContent(Fault):
@@ -216,7 +216,7 @@ class _FixedContent(Fault):
     content: ClassVar[bytes]
     content_type: ClassVar[str] = "application/json"
 
-    async def respond(self, _exchange: Exchange, /) -> web.StreamResponse:
+    async def respond(self, _pending: PendingRequest, /) -> web.StreamResponse:
         """Answer with the body."""
         return web.Response(body=self.content, content_type=self.content_type)
 
@@ -243,27 +243,27 @@ class HTML(_FixedContent):
 class TruncatedJSON(Fault):
     """Half of the regular body, of which the length agrees with the headers."""
 
-    async def respond(self, exchange: Exchange, /) -> web.StreamResponse:
+    async def respond(self, pending: PendingRequest, /) -> web.StreamResponse:
         """Answer with the first half."""
-        content = json.dumps(exchange.regular_body()).encode()
+        content = json.dumps(pending.regular_body()).encode()
         return web.Response(body=content[: len(content) // 2], content_type="application/json")
 
 
 class EmptyChoices(Fault):
     """A regular answer with an empty list of choices; of outputs or data at other endpoints."""
 
-    async def respond(self, exchange: Exchange, /) -> web.StreamResponse:
+    async def respond(self, pending: PendingRequest, /) -> web.StreamResponse:
         """Answer with the regular body, its list emptied."""
-        body = exchange.regular_body()
+        body = pending.regular_body()
         return web.json_response(body | {name: [] for name in _LISTS & body.keys()})
 
 
 class NoChoices(Fault):
     """A regular answer without its list of choices; of outputs or data at other endpoints."""
 
-    async def respond(self, exchange: Exchange, /) -> web.StreamResponse:
+    async def respond(self, pending: PendingRequest, /) -> web.StreamResponse:
         """Answer with the regular body, its list left out."""
-        body = exchange.regular_body()
+        body = pending.regular_body()
         return web.json_response({name: body[name] for name in body.keys() - _LISTS})
 
 

@@ -1,10 +1,10 @@
-"""OpenAI's rate limits, as token buckets: one of requests and one of tokens per key and model.
+"""OpenAI's rate limits as token buckets: one for requests and one for tokens per key and model.
 
-All of it is plain arithmetic on a time that is given, so that it can be simulated, too. Nothing is
-guarded here: a `Limiters` belongs to one thread.
+Everything is arithmetic on a time that the caller passes, so that tests can simulate it. There are
+no locks: use a `Limiters` in one thread.
 
-Sources: https://platform.openai.com/docs/guides/rate-limits for the headers and for refused
-requests, and the 429s that users of the API report for their texts
+Sources: https://platform.openai.com/docs/guides/rate-limits for the headers and for rejected
+requests, and for the message texts the 429s that users of the API report
 (https://github.com/Aider-AI/aider/issues/1880, https://github.com/BuilderIO/micro-agent/issues/86).
 """
 
@@ -21,35 +21,36 @@ from .faults import HTTPFault
 __all__ = [
     "ADMITTED",
     "Decision",
+    "FakeRateLimits",
     "Limiter",
     "Limiters",
-    "RateLimits",
     "TokenBucket",
     "charged_tokens",
     "go_duration",
 ]
 
 CHARACTERS_PER_TOKEN = 4
-"""By which OpenAI's limiter estimates a prompt, before it is tokenised."""
+"""OpenAI's limiter estimates the tokens of a prompt by this, before it is tokenised."""
 
 LEARN_MORE = "Visit https://platform.openai.com/account/rate-limits to learn more."
 
 
 @dataclass(frozen=True)
-class RateLimits:
-    """What a server admits of one model with one key.
+class FakeRateLimits:
+    """The rate limits that a `FakeOpenAI` applies to each key and model.
 
     Attributes:
-        requests_per_minute: Requests; None for no limit.
-        tokens_per_minute: Tokens, of prompts and of the answers' limits; None for no limit.
-        burst_seconds: How many seconds of its rate a full bucket holds: what may come at once, at
-            least one request. OpenAI publishes a minute and enforces a shorter time. A request of
-            more tokens than that is too large: it is refused for ever.
-        send_headers: Whether answers tell of the limits, in `x-ratelimit-*` headers.
-        send_retry_after: Whether a 429 says how long to wait, in `retry-after` (whole seconds) and
-            `retry-after-ms`.
-        count_refused: Whether a refused request is charged as well, up to what is there. OpenAI
-            says that it does so; a client that keeps asking is then never admitted.
+        requests_per_minute: Requests per minute; None for no limit.
+        tokens_per_minute: Tokens per minute, of prompts and of the limits of answers; None for no
+            limit.
+        burst_seconds: How many seconds of the rate a full bucket holds: a burst may have that much,
+            and at least one request. OpenAI publishes a minute and enforces a shorter time. A
+            request with more tokens is always rejected.
+        send_headers: Whether answers report the limits, in `x-ratelimit-*` headers.
+        send_retry_after: Whether a 429 reports how long to wait, in `retry-after` (whole seconds)
+            and `retry-after-ms`.
+        count_refused: Whether rejected requests are charged as well, until the bucket is empty.
+            OpenAI documents that it does this: a client that keeps sending is never admitted.
 
     Raises:
         ConfigurationError: A value is not a number above 0; it is a ValueError, too.
@@ -70,18 +71,18 @@ class RateLimits:
 
 
 class TokenBucket:
-    """A bucket that fills at a rate, up to its capacity, and is taken from.
+    """A bucket that fills at a constant rate, up to its capacity.
 
     Attributes:
-        per_minute: At what rate it fills.
-        rate: The same in a second.
-        capacity: What it holds when it is full.
-        level: What was in it when it was last filled, less what was taken since.
+        per_minute: The rate per minute.
+        rate: The rate per second.
+        capacity: The level of the full bucket.
+        level: The level at the last `fill`, less what was taken since.
 
     Args:
         per_minute: See above.
-        burst_seconds: How many seconds of the rate it holds.
-        now: The time, in seconds; it is full then.
+        burst_seconds: How many seconds of the rate the bucket holds.
+        now: The time, in seconds. The bucket starts full.
     """
 
     def __init__(self, per_minute: float, burst_seconds: float, now: float) -> None:
@@ -92,25 +93,25 @@ class TokenBucket:
         self._at = now
 
     def fill(self, now: float) -> None:
-        """Let what has come since the last time flow in."""
+        """Add what the rate gives for the time since the last call."""
         self.level = min(self.capacity, self.level + (now - self._at) * self.rate)
         self._at = now
 
     def wait(self, amount: float) -> float:
-        """Return in how many seconds so much is there; inf if it never is."""
-        # What is summed up of many roundings may be short of the amount by one.
+        """Return the seconds until the level is at least an amount; inf if it never is."""
+        # The sum of many rounded numbers may be slightly below the amount.
         missing = amount - self.level - 1e-9
         if amount > self.capacity:
             return math.inf
         return max(0.0, missing / self.rate)
 
     def take(self, amount: float) -> None:
-        """Take so much; at most what is there."""
+        """Take an amount, or everything if the level is lower."""
         self.level = max(0.0, self.level - amount)
 
     @property
     def until_full(self) -> float:
-        """In how many seconds it is full."""
+        """The seconds until the bucket is full."""
         return (self.capacity - self.level) / self.rate
 
 
@@ -119,8 +120,8 @@ class Decision:
     """Whether a request is admitted.
 
     Attributes:
-        fault: How it is refused; None if it is admitted.
-        headers: Of the answer, of either kind.
+        fault: The answer to a rejected request; None if the request is admitted.
+        headers: The headers of the answer in both cases.
     """
 
     fault: HTTPFault | None
@@ -128,12 +129,12 @@ class Decision:
 
 
 ADMITTED = Decision(None, {})
-"""What there is to say where there are no limits."""
+"""The decision if there are no limits."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """Requests or tokens: how the headers and the texts name them."""
+    """The names of requests or tokens in headers and messages."""
 
     name: str
     unit: str
@@ -152,11 +153,11 @@ class Limiter:
     """The buckets of one key and model.
 
     Args:
-        limits: What is admitted.
+        limits: The rate limits.
         now: The time, in seconds.
     """
 
-    def __init__(self, limits: RateLimits, now: float) -> None:
+    def __init__(self, limits: FakeRateLimits, now: float) -> None:
         self._limits = limits
         self._buckets: list[tuple[_Kind, TokenBucket]] = []
         for kind, per_minute in (
@@ -170,13 +171,13 @@ class Limiter:
         """Admit or refuse a request, and charge it.
 
         Args:
-            model: How the model is named in the text of a refusal.
-            tokens: What it is charged in tokens.
+            model: The model, for the message of a 429.
+            tokens: How many tokens the request is charged.
             now: The time, in seconds.
         """
         amounts = {_REQUESTS: 1, _TOKENS: tokens}
         fault: HTTPFault | None = None
-        longest = 0.0  # to come again after the shorter of two waits would be in vain
+        longest = 0.0  # of two waits the longer counts: after the shorter one a retry would fail
         for kind, bucket in self._buckets:
             bucket.fill(now)
             wait = bucket.wait(amounts[kind])
@@ -216,24 +217,25 @@ class Limiter:
 
 
 class Limiters:
-    """The buckets of all keys and models; those of each are full when its first request comes.
+    """The buckets of all keys and models. They are full when the first request arrives.
 
     Attributes:
-        limits: What is admitted of each model with each key, or of the models that are named; None
-            for no limits.
+        limits: The rate limits of each key and model, or a mapping from models to limits; None for
+            no limits.
 
     Args:
         limits: See above.
 
     Raises:
-        TypeError: The limits are neither `RateLimits` nor a mapping to such.
+        TypeError: The limits are neither `FakeRateLimits` nor a mapping to such limits.
     """
 
-    def __init__(self, limits: RateLimits | Mapping[str, RateLimits] | None) -> None:
+    def __init__(self, limits: FakeRateLimits | Mapping[str, FakeRateLimits] | None) -> None:
         each = limits.values() if isinstance(limits, Mapping) else [limits]
-        if not all(isinstance(one, RateLimits) for one in each) and limits is not None:
+        if not all(isinstance(one, FakeRateLimits) for one in each) and limits is not None:
             raise TypeError(
-                f"rate_limits is {limits!r}. Give RateLimits(...), or a mapping of models to such."
+                f"rate_limits is {limits!r}. Give FakeRateLimits(...), or a mapping from models to "
+                "such limits."
             )
         self.limits = limits
         self._limiters: dict[tuple[str, str], Limiter] = {}
@@ -244,8 +246,8 @@ class Limiters:
         Args:
             key: The API key.
             model: The model.
-            tokens: What it is charged in tokens.
-            now: The time, in seconds; never earlier than in a call before.
+            tokens: How many tokens the request is charged.
+            now: The time, in seconds, not earlier than in previous calls.
         """
         limits = self.limits.get(model) if isinstance(self.limits, Mapping) else self.limits
         if limits is None:
@@ -256,12 +258,12 @@ class Limiters:
 
 
 def charged_tokens(body: Mapping[str, Any]) -> int:
-    """Return what a request is charged before it is answered: prompt + n * max_tokens.
+    """Return how many tokens a request is charged before it is answered: prompt + n * max_tokens.
 
-    That is how OpenAI's own client for many requests counts
+    OpenAI's own client for many requests counts like this
     (https://github.com/openai/openai-cookbook, `api_request_parallel_processor.py`). The prompt is
-    estimated by its characters, as the guide to rate limits says; by the guide's words the larger
-    of the two is charged, not their sum. Of messages only the text counts: no pictures, no tools.
+    estimated from its characters, as the guide to rate limits says. The guide charges the larger of
+    the two numbers, not their sum. Only the text of messages counts: no images, no tools.
     """
     parts = (body.get(name) for name in ("messages", "instructions", "input"))
     prompt = math.ceil(sum(map(_characters, parts)) / CHARACTERS_PER_TOKEN)
@@ -287,7 +289,7 @@ def _count(value: Any) -> int:
 
 
 def go_duration(seconds: float) -> str:
-    """Write a time as Go does, and so OpenAI's headers: '1h2m0s', '1m2.5s', '120ms', '0s'."""
+    """Format a duration like Go, as in OpenAI's headers: '1h2m0s', '1m2.5s', '120ms', '0s'."""
     milliseconds = math.ceil(seconds * 1000 - 1e-6)
     if milliseconds < 1000:
         return f"{milliseconds}ms" if milliseconds > 0 else "0s"

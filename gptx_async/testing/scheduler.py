@@ -54,7 +54,7 @@ class BatchScheduler:
 
         self.num_workers = whole_numbers().check("num_workers", num_workers)
         self.batch_size = whole_numbers().check("batch_size", batch_size)
-        self._run: _Run
+        self._run: _SchedulerRun
         engine = EngineRepository().get("neurosymbolic")
         engine.__setattr__("executor_callback", self.executor_callback)
 
@@ -76,7 +76,7 @@ class BatchScheduler:
             BaseException: What is no Exception ends the run: KeyboardInterrupt, say.
         """
         process = _bind_expression(expr, kwargs)
-        run = _Run(min(self.batch_size, len(dataset) or 1, self.num_workers), len(dataset))
+        run = _SchedulerRun(min(self.batch_size, len(dataset) or 1, self.num_workers), len(dataset))
         self._run, self.all_batches_complete = run, run.complete
         # New for every run, and a daemon: after an interrupt it may have to wait for a call.
         threading.Thread(target=run.execute_queries, name="execute_queries", daemon=True).start()
@@ -107,7 +107,7 @@ class BatchScheduler:
         return self._run.query(argument)
 
 
-class _Run:
+class _SchedulerRun:
     """One run: the queue between the workers and the query thread, and the counters of both."""
 
     def __init__(self, batch_size: int, expressions: int) -> None:

@@ -20,8 +20,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gptx_async.testing.faults import Fault, HTTPFault
-from gptx_async.testing.limits import RateLimits
-from gptx_async.testing.server import Answered, FakeOpenAI
+from gptx_async.testing.limits import FakeRateLimits
+from gptx_async.testing.record import RecordedAnswer
+from gptx_async.testing.server import FakeOpenAI
 
 __all__ = ["TRIALS", "Account", "Trial", "account_for", "main", "run_trial"]
 
@@ -56,7 +57,7 @@ class Trial:
     """
 
     name: str
-    limits: RateLimits | None = None
+    limits: FakeRateLimits | None = None
     models: Sequence[str] = (MODEL,)
     items: int = ITEMS
     outage: tuple[int, float] | None = None
@@ -64,8 +65,8 @@ class Trial:
     patience: float = 300.0
 
 
-LIMITS = RateLimits(REQUESTS_PER_MINUTE, burst_seconds=BURST_SECONDS)
-TOKENS = RateLimits(tokens_per_minute=600_000, burst_seconds=BURST_SECONDS)
+LIMITS = FakeRateLimits(REQUESTS_PER_MINUTE, burst_seconds=BURST_SECONDS)
+TOKENS = FakeRateLimits(tokens_per_minute=600_000, burst_seconds=BURST_SECONDS)
 
 TRIALS = (
     Trial("headers tell of the limits", LIMITS),
@@ -151,7 +152,7 @@ def run_trial(trial: Trial) -> Account:
 def account_for(
     trial: Trial,
     outcomes: Sequence[str],
-    answers: Sequence[Answered],
+    answers: Sequence[RecordedAnswer],
     last_begun: dict[str, float],
     seconds: float,
 ) -> Account:
@@ -179,7 +180,7 @@ def account_for(
     return Account(trial.items, answered, known, wrong, use, refused, refused_in_all, seconds)
 
 
-def _shares(trial: Trial, answers: Sequence[Answered], until: float) -> tuple[float, float]:
+def _shares(trial: Trial, answers: Sequence[RecordedAnswer], until: float) -> tuple[float, float]:
     """Return which part of the limit was used after the first window, and was refused."""
     assert trial.limits is not None
     # An answer is begun after its latency: on the average all are late by the same.

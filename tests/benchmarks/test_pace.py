@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from benchmarks.pace import TRIALS, Account, Trial, account_for, is_well, row, run_trial
-from gptx_async.testing.limits import RateLimits
-from gptx_async.testing.server import Answered
+from gptx_async.testing.limits import FakeRateLimits
+from gptx_async.testing.record import RecordedAnswer
 
 OUTAGE_SECONDS = 10.0
 
@@ -117,12 +117,12 @@ def test_an_outage_costs_no_item(accounts: Accounts) -> None:
     assert account.seconds > OUTAGE_SECONDS
 
 
-LIMITED = Trial("limited", RateLimits(60, burst_seconds=1), items=12)
+LIMITED = Trial("limited", FakeRateLimits(60, burst_seconds=1), items=12)
 
 
 def test_the_account_sees_what_is_lost_wrong_unused_and_refused() -> None:
     """10 s of one a second: half of them used, and as many refused, after the first window."""
-    book = [Answered(at, "m", 200 if at % 2 else 429) for at in range(1, 14)]
+    book = [RecordedAnswer(at, "m", 200 if at % 2 else 429) for at in range(1, 14)]
     outcomes = [*["answered"] * 8, "wrong", "TimeoutError"]
     account = account_for(LIMITED, outcomes, book, {"m": 13.0}, 13.0)
     assert (account.answered, account.wrong, account.errors) == (8, 1, Counter(TimeoutError=1))

@@ -24,7 +24,7 @@ from gptx_async.testing import (
     Stall,
     TruncatedJSON,
 )
-from gptx_async.testing.faults import Exchange
+from gptx_async.testing.faults import PendingRequest
 from support.unheard import UNHEARD
 
 from .asking import SKY, ask_by_hand
@@ -40,12 +40,12 @@ class Slow(Fault):
     pause: float
     complete: bool = True
 
-    async def respond(self, exchange: Exchange, /) -> web.StreamResponse:
-        content = json.dumps(exchange.regular_body()).encode()
+    async def respond(self, pending: PendingRequest, /) -> web.StreamResponse:
+        content = json.dumps(pending.regular_body()).encode()
         size = -(-len(content) // self.parts)
         response = web.StreamResponse(headers={"content-type": "application/json"})
         response.content_length = len(content)
-        await response.prepare(exchange.http)
+        await response.prepare(pending.http)
         for start in range(0, len(content), size):
             await asyncio.sleep(self.pause)
             if not self.complete and start + size >= len(content):
@@ -63,9 +63,9 @@ class Bytes(Fault):
 
     content: bytes
 
-    async def respond(self, exchange: Exchange, /) -> web.StreamResponse:
-        body = json.dumps(exchange.regular_body()).encode()
-        transport = exchange.http.transport
+    async def respond(self, pending: PendingRequest, /) -> web.StreamResponse:
+        body = json.dumps(pending.regular_body()).encode()
+        transport = pending.http.transport
         assert transport is not None
         transport.write(self.content.replace(b"BODY", body))
         transport.close()
@@ -79,8 +79,8 @@ class Regular(Fault):
     headers: tuple[tuple[str, str], ...]
     compressed: bool = False
 
-    async def respond(self, exchange: Exchange, /) -> web.StreamResponse:
-        content = json.dumps(exchange.regular_body()).encode()
+    async def respond(self, pending: PendingRequest, /) -> web.StreamResponse:
+        content = json.dumps(pending.regular_body()).encode()
         return web.Response(
             body=gzip.compress(content) if self.compressed else content,
             headers={"content-type": "application/json", **dict(self.headers)},

@@ -15,7 +15,7 @@ import openai
 import pytest
 
 from gptx_async.pacing.buckets import Told, parse_duration, read_told
-from gptx_async.testing import FakeOpenAI, Fault, HTTPFault, RateLimits, Reset, serve
+from gptx_async.testing import FakeOpenAI, FakeRateLimits, Fault, HTTPFault, Reset, serve
 from gptx_async.testing.limits import (
     Limiter,
     Limiters,
@@ -44,30 +44,30 @@ def admit(limiter: Limiter, now: float, tokens: int = 0) -> int | None:
 
 class TestBuckets:
     def test_a_full_bucket_admits_a_burst_and_then_its_rate(self) -> None:
-        limiter = Limiter(RateLimits(60, burst_seconds=3), now=100.0)
+        limiter = Limiter(FakeRateLimits(60, burst_seconds=3), now=100.0)
         assert [admit(limiter, 100.0) for _ in range(5)] == [None, None, None, 429, 429]
         assert [admit(limiter, 101.0) for _ in range(2)] == [None, 429]
         assert [admit(limiter, 101.5), admit(limiter, 102.0)] == [429, None]
 
     def test_it_never_holds_more_than_its_burst(self) -> None:
-        limiter = Limiter(RateLimits(60, burst_seconds=2), now=0.0)
+        limiter = Limiter(FakeRateLimits(60, burst_seconds=2), now=0.0)
         assert Counter(admit(limiter, 1e6) for _ in range(9)) == {None: 2, 429: 7}
 
     def test_a_minute_admits_the_burst_and_a_minutes_rate_at_most(self) -> None:
-        limiter = Limiter(RateLimits(1200, burst_seconds=1), now=0.0)
+        limiter = Limiter(FakeRateLimits(1200, burst_seconds=1), now=0.0)
         admitted = sum(admit(limiter, second / 100) is None for second in range(6000))
         assert 1200 <= admitted <= 1220
 
     def test_tokens_are_charged_and_refused_requests_cost_nothing(self) -> None:
-        limiter = Limiter(RateLimits(tokens_per_minute=6000, burst_seconds=1), now=0.0)
+        limiter = Limiter(FakeRateLimits(tokens_per_minute=6000, burst_seconds=1), now=0.0)
         assert [admit(limiter, 0.0, size) for size in (60, 60, 40, 1)] == [None, 429, None, 429]
 
     def test_refused_requests_are_charged_if_it_says_so(self) -> None:
-        limiter = Limiter(RateLimits(60, burst_seconds=1, count_refused=True), now=0.0)
+        limiter = Limiter(FakeRateLimits(60, burst_seconds=1, count_refused=True), now=0.0)
         assert [admit(limiter, now / 2) for now in range(6)] == [None, *[429] * 5]
 
     def test_a_request_above_the_bucket_is_refused_for_its_size(self) -> None:
-        limiter = Limiter(RateLimits(tokens_per_minute=30_000), now=0.0)
+        limiter = Limiter(FakeRateLimits(tokens_per_minute=30_000), now=0.0)
         fault = limiter.admit("gpt-4o", 45_000, 0.0).fault
         assert fault is not None
         assert fault.message is not None
@@ -77,7 +77,7 @@ class TestBuckets:
         assert "retry-after" not in fault.headers, "no waiting helps"
 
     def test_answers_tell_limit_remaining_and_when_all_is_back(self) -> None:
-        limiter = Limiter(RateLimits(60, 6000), now=0.0)
+        limiter = Limiter(FakeRateLimits(60, 6000), now=0.0)
         assert limiter.admit("m", 90, 0.0).headers == {
             "x-ratelimit-limit-requests": "60",
             "x-ratelimit-remaining-requests": "59",
@@ -88,7 +88,7 @@ class TestBuckets:
         }
 
     def test_a_refusal_says_when_to_come_again(self) -> None:
-        limiter = Limiter(RateLimits(60, burst_seconds=1), now=0.0)
+        limiter = Limiter(FakeRateLimits(60, burst_seconds=1), now=0.0)
         admit(limiter, 0.0)
         fault = limiter.admit("m", 0, 0.25).fault
         assert fault is not None
@@ -96,7 +96,7 @@ class TestBuckets:
         assert "Limit 60, Used 1, Requested 1. Please try again in 750ms." in str(fault.message)
 
     def test_it_may_be_silent(self) -> None:
-        limits = RateLimits(60, burst_seconds=1, send_headers=False, send_retry_after=False)
+        limits = FakeRateLimits(60, burst_seconds=1, send_headers=False, send_retry_after=False)
         limiter = Limiter(limits, now=0.0)
         admit(limiter, 0.0)
         decision = limiter.admit("m", 0, 0.0)
@@ -107,14 +107,14 @@ class TestBuckets:
     @pytest.mark.parametrize("value", [0, -1, math.inf, math.nan, "60", True])
     def test_figures_that_cannot_be_are_refused(self, name: str, value: Any) -> None:
         with pytest.raises(ValueError, match=f"{name} is .*above 0"):
-            RateLimits(**{name: value})
+            FakeRateLimits(**{name: value})
 
     def test_a_bucket_without_a_size_is_refused(self) -> None:
         with pytest.raises(ValueError, match="burst_seconds is None"):
-            RateLimits(60, burst_seconds=None)  # type: ignore[arg-type]
+            FakeRateLimits(60, burst_seconds=None)  # type: ignore[arg-type]
 
     def test_the_longer_of_two_waits_is_told(self) -> None:
-        limiter = Limiter(RateLimits(60, 600, burst_seconds=60), now=0.0)
+        limiter = Limiter(FakeRateLimits(60, 600, burst_seconds=60), now=0.0)
         limiter.admit("m", 590, 0.0)
         for tokens, kind, wait in ((20, "tokens", "1s"), (601, "tokens", None)):
             fault = limiter.admit("m", tokens, 0.0).fault
@@ -130,7 +130,7 @@ class TestBuckets:
         }
 
     def test_the_engines_own_reader_understands_the_headers(self) -> None:
-        limiter = Limiter(RateLimits(1200, 600_000, burst_seconds=60), now=0.0)
+        limiter = Limiter(FakeRateLimits(1200, 600_000, burst_seconds=60), now=0.0)
         headers = limiter.admit("m", 100, 0.0).headers
         assert read_told(headers, "requests") == Told(20.0, 1199.0)
         assert read_told(headers, "tokens") == Told(10_000.0, 599_900.0)
@@ -147,26 +147,26 @@ class TestLimiters:
         return 200 if fault is None else fault.status
 
     def test_each_key_and_model_has_buckets_of_its_own(self) -> None:
-        limiters = Limiters(RateLimits(60, burst_seconds=1))
+        limiters = Limiters(FakeRateLimits(60, burst_seconds=1))
         pairs = [("a", "x"), ("b", "x"), ("a", "y"), ("b", "y")]
         assert [self.status(limiters, *pair, 5.0) for pair in pairs] == [200] * 4
         assert [self.status(limiters, *pair, 5.5) for pair in pairs] == [429] * 4
         assert self.status(limiters, "b", "y", 6.0) == 200
 
     def test_each_model_has_the_limits_that_it_is_named_with(self) -> None:
-        limiters = Limiters({"x": RateLimits(1), "y": RateLimits(2)})
+        limiters = Limiters({"x": FakeRateLimits(1), "y": FakeRateLimits(2)})
         asked = {
             model: [self.status(limiters, "k", model, 0.0) for _ in range(3)] for model in "xyz"
         }
         assert asked == {"x": [200, 429, 429], "y": [200, 200, 429], "z": [200, 200, 200]}
 
     def test_buckets_are_full_when_the_first_request_comes(self) -> None:
-        limiters = Limiters(RateLimits(60, burst_seconds=2))
+        limiters = Limiters(FakeRateLimits(60, burst_seconds=2))
         assert [self.status(limiters, "k", "x", 1e6) for _ in range(3)] == [200, 200, 429]
 
-    @pytest.mark.parametrize("limits", [60, "60", {"x": 60}, [RateLimits(60)]])
+    @pytest.mark.parametrize("limits", [60, "60", {"x": 60}, [FakeRateLimits(60)]])
     def test_limits_of_another_type_are_refused(self, limits: Any) -> None:
-        with pytest.raises(TypeError, match=r"Give RateLimits\(\.\.\.\), or a mapping"):
+        with pytest.raises(TypeError, match=r"Give FakeRateLimits\(\.\.\.\), or a mapping"):
             FakeOpenAI(rate_limits=limits)
 
 
@@ -246,7 +246,7 @@ class TestServer:
     def test_each_key_and_model_has_buckets_of_its_own(
         self, ask: Callable[..., Any], fake_openai: FakeOpenAI
     ) -> None:
-        fake_openai.rate_limits = RateLimits(1, burst_seconds=60)
+        fake_openai.rate_limits = FakeRateLimits(1, burst_seconds=60)
         asked = [ask(), ask("sk-two"), ask(model="gpt-4o"), ask()]
         assert [isinstance(each, openai.RateLimitError) for each in asked] == [0, 0, 0, 1]
         assert fake_openai.statuses == {200: 3, 429: 1}
@@ -260,20 +260,20 @@ class TestServer:
     def test_models_that_are_not_named_have_no_limits(
         self, ask: Callable[..., Any], fake_openai: FakeOpenAI
     ) -> None:
-        fake_openai.rate_limits = {"gpt-4o": RateLimits(1)}
+        fake_openai.rate_limits = {"gpt-4o": FakeRateLimits(1)}
         assert "x-ratelimit-limit-requests" not in ask()
         assert ask(model="gpt-4o")["x-ratelimit-limit-requests"] == "1"
 
     def test_a_prompt_is_charged_by_its_characters_and_its_answers_limit(
         self, ask: Callable[..., Any], fake_openai: FakeOpenAI
     ) -> None:
-        fake_openai.rate_limits = RateLimits(tokens_per_minute=100_000)
+        fake_openai.rate_limits = FakeRateLimits(tokens_per_minute=100_000)
         assert ask(max_tokens=200, n=2)["x-ratelimit-remaining-tokens"] == "99500"
 
     def test_the_sdk_reads_the_refusal(
         self, ask: Callable[..., Any], fake_openai: FakeOpenAI
     ) -> None:
-        fake_openai.rate_limits = RateLimits(1)
+        fake_openai.rate_limits = FakeRateLimits(1)
         ask()
         error = ask()
         assert (error.status_code, error.code, error.type) == (
@@ -288,7 +288,7 @@ class TestServer:
     def test_bad_requests_and_bad_keys_are_not_charged(
         self, ask: Callable[..., Any], fake_openai: FakeOpenAI
     ) -> None:
-        fake_openai.rate_limits = RateLimits(2)
+        fake_openai.rate_limits = FakeRateLimits(2)
         fake_openai.api_keys = {"sk-one"}
         assert ask(stream=True).status_code == 400
         assert ask("sk-two").status_code == 401
@@ -297,7 +297,7 @@ class TestServer:
     def test_every_endpoint_of_a_model_shares_its_buckets(
         self, client: openai.OpenAI, fake_openai: FakeOpenAI
     ) -> None:
-        fake_openai.rate_limits = RateLimits(3)
+        fake_openai.rate_limits = FakeRateLimits(3)
         client.chat.completions.create(**CHAT)
         client.responses.create(model=CHAT["model"], input="Hello")
         client.embeddings.create(model=CHAT["model"], input="Hello")
@@ -310,7 +310,7 @@ class TestServer:
     def test_faults_and_overload_are_not_charged(
         self, ask: Callable[..., Any], fake_openai: FakeOpenAI
     ) -> None:
-        fake_openai.rate_limits = RateLimits(2)
+        fake_openai.rate_limits = FakeRateLimits(2)
         fake_openai.fail_next(HTTPFault(500))
         assert ask().status_code == 500
         fake_openai.max_concurrent = 0
@@ -321,7 +321,7 @@ class TestServer:
     def test_new_limits_begin_with_full_buckets(
         self, ask: Callable[..., Any], fake_openai: FakeOpenAI
     ) -> None:
-        fake_openai.rate_limits = limits = RateLimits(1)
+        fake_openai.rate_limits = limits = FakeRateLimits(1)
         ask()
         assert ask().status_code == 429
         fake_openai.rate_limits = limits
@@ -332,7 +332,7 @@ class TestServer:
     def test_what_is_not_to_be_told_is_not_sent(
         self, ask: Callable[..., Any], fake_openai: FakeOpenAI, told: bool
     ) -> None:
-        fake_openai.rate_limits = RateLimits(1, 1000, send_headers=told, send_retry_after=told)
+        fake_openai.rate_limits = FakeRateLimits(1, 1000, send_headers=told, send_retry_after=told)
         accepted, refused = ask(), ask().response.headers
         for headers in (accepted, refused):
             assert [name for name in headers if name.startswith("x-ratelimit-")] == (
@@ -345,7 +345,7 @@ class TestServer:
     @pytest.mark.slow
     def test_http_admits_what_the_arithmetic_admits(self, fake_openai: FakeOpenAI) -> None:
         """Each of 400 requests, of two keys and models, fares as it does when it is simulated."""
-        limits = RateLimits(1200, 300_000, burst_seconds=1)
+        limits = FakeRateLimits(1200, 300_000, burst_seconds=1)
         fake_openai.rate_limits = limits
         statuses: dict[str, int] = {}
 
@@ -405,7 +405,7 @@ class TestServer:
         """An answer takes an hour here, so a refusal that took as long would time out."""
         fake_openai.latency = lambda request: 0.0 if request.user_text == "fast" else 3600.0
         if status == 429:
-            fake_openai.rate_limits = {CHAT["model"]: RateLimits(1)}
+            fake_openai.rate_limits = {CHAT["model"]: FakeRateLimits(1)}
         fake_openai.max_concurrent = 1 if status == 503 else None
         asking = in_thread(ask)
         fake_openai.wait_for(lambda server: server.in_flight == 1)
