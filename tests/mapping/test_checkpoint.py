@@ -1,8 +1,7 @@
-"""Checkpoints: what is kept, what is refused, and what is left after a `kill -9`."""
+"""Checkpoints: what is stored, what a second run computes, and what a `kill -9` leaves."""
 
 from __future__ import annotations
 
-import enum
 import functools
 import os
 import random
@@ -11,33 +10,37 @@ import sqlite3
 import subprocess
 import textwrap
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from datetime import datetime
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import numpy
 import pytest
 from symai import Expression, Symbol
 
 import gptx_async
 from gptx_async import Failed
 from gptx_async.errors import CheckpointError, RunCancelledError
-from gptx_async.mapping.checkpoint import Checkpoint
-from gptx_async.mapping.identity import digest_of, identity_of
+from gptx_async.mapping.checkpoint import Checkpoint, StoredValue
+from gptx_async.mapping.identity import identity_of
 from gptx_async.testing import FakeOpenAI
 from support import TESTS
 from support.child import DEADLINE, run_child, start_python
 from support.engines import echo, user_text
+from support.stored_values import stored_in
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "run.sqlite"
+
 
 PROMPT = "Double it."
 
 
 class Doubler:
-    """Counts what it is asked for, outside of what is its state."""
+    """Records its items in an attribute that is not part of its state."""
 
     def __init__(self) -> None:
         self.asked: list[Any] = []
@@ -49,21 +52,6 @@ class Doubler:
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "run.sqlite"
-
-
-def kept_in(path: Path) -> dict[int, tuple[str, Any]]:
-    connection = sqlite3.connect(path)
-    try:
-        rows = connection.execute("SELECT item, format, value FROM results").fetchall()
-    finally:
-        connection.close()
-    assert len({item for item, _, _ in rows}) == len(rows)
-    return {item: (form, value) for item, form, value in rows}
 
 
 def test_a_second_run_does_only_what_is_missing(path: Path) -> None:
@@ -78,82 +66,7 @@ def test_a_second_run_does_only_what_is_missing(path: Path) -> None:
     assert [each.name for each in path.parent.iterdir()] == [path.name]
 
 
-def test_text_and_json_stay_readable(path: Path) -> None:
-    values = ["größer", {"a": [1, 2.5, None, True]}]
-    gptx_async.map(lambda item: values[item], [0, 1], checkpoint=path)
-    assert kept_in(path) == {
-        0: ("json", '"größer"'),
-        1: ("json", '{"a": [1, 2.5, null, true]}'),
-    }
-
-
-class Colour(enum.Enum):
-    RED = 1
-
-
-class Text(str):
-    __slots__ = ()
-
-
-@dataclass
-class Point:
-    x: int
-
-
-VALUES = [
-    "text",
-    "half of a pair: \ud800, and \x00",
-    "",
-    None,
-    True,
-    -1,
-    2**63,
-    10**5000,
-    0.1,
-    float("inf"),
-    {"b": 1, "a": {"nested": [1, [2]]}},
-    {1: "a number's key"},
-    (1, "a tuple"),
-    {"a", "set"},
-    b"bytes",
-    Text("of a subclass"),
-    Colour.RED,
-    Point(1),
-    Decimal("0.1"),
-    datetime(2026, 1, 1),
-    [Point(2), {"in": Colour.RED}],
-]
-
-
-def test_values_come_back_as_they_were(path: Path) -> None:
-    def value_of(index: int) -> Any:
-        return VALUES[index]
-
-    for _ in range(2):
-        results = gptx_async.map(
-            value_of, range(len(VALUES)), checkpoint=path, checkpoint_pickle=True
-        )
-    assert results == VALUES
-    assert [*map(type, results)] == [*map(type, VALUES)]
-    assert [*results[10]] == ["b", "a"]
-
-
-def test_symbols_and_numpy_come_back_as_they_were(path: Path) -> None:
-    values = [Symbol("text"), Symbol({"a": [1]}), numpy.arange(3), float("nan")]
-
-    def value_of(index: int) -> Any:
-        return values[index]
-
-    for _ in range(2):
-        text, mapping, array, nan = gptx_async.map(
-            value_of, range(4), checkpoint=path, checkpoint_pickle=True
-        )
-    assert isinstance(text, Symbol)
-    assert (text.value, mapping.value, array.tolist()) == ("text", {"a": [1]}, [0, 1, 2])
-    assert nan != nan
-
-
-def test_the_answers_of_an_expression_are_kept(fake_openai: FakeOpenAI, path: Path) -> None:
+def test_the_answers_of_an_expression_are_stored(fake_openai: FakeOpenAI, path: Path) -> None:
     fake_openai.reply = echo
     gptx_async.install("sk-key", "gpt-4o-mini")
     try:
@@ -174,7 +87,7 @@ class Asks(Expression):  # type: ignore[misc] # symbolicai ships no types
 def test_failed_items_are_tried_again(path: Path) -> None:
     is_well = threading.Event()
 
-    def mend(failed: Failed) -> str:
+    def replace(failed: Failed) -> str:
         return f"instead of {failed.item}"
 
     def divide(item: int) -> int:
@@ -184,17 +97,17 @@ def test_failed_items_are_tried_again(path: Path) -> None:
 
     [failed, _] = gptx_async.map(divide, [0, 1], checkpoint=path, on_error="return")
     assert isinstance(failed, Failed)
-    assert gptx_async.map(divide, [0, 1], checkpoint=path, on_error=mend) == ["instead of 0", 1]
+    assert gptx_async.map(divide, [0, 1], checkpoint=path, on_error=replace) == ["instead of 0", 1]
     with pytest.raises(ZeroDivisionError) as raised:
         gptx_async.map(divide, [0, 1], checkpoint=path)
     assert "and in the checkpoint" in raised.value.__notes__[0]
-    assert {*kept_in(path)} == {1}
+    assert {*stored_in(path)} == {1}
     is_well.set()
     assert gptx_async.map(divide, [0, 1], checkpoint=path) == [0, 1]
 
 
-def test_what_is_made_of_a_cancelled_call_is_not_kept(fake_openai: FakeOpenAI, path: Path) -> None:
-    """An item that catches everything, and one whose inner run was stopped in the middle."""
+def test_values_of_cancelled_items_are_not_stored(fake_openai: FakeOpenAI, path: Path) -> None:
+    """One item catches all exceptions; another contains a run that is stopped half-way."""
     fake_openai.latency = lambda request: 0.0 if user_text(request.body) == "fast" else 60.0
     waits, cancelled = threading.Event(), threading.Event()
     inner_ended_with: list[type[BaseException]] = []
@@ -229,31 +142,7 @@ def test_what_is_made_of_a_cancelled_call_is_not_kept(fake_openai: FakeOpenAI, p
         gptx_async.uninstall()
     assert cancelled.is_set()
     assert inner_ended_with == [RunCancelledError]
-    assert {*kept_in(path)} == {0}
-
-
-class OnlyWritten:
-    """Can be pickled, and not unpickled."""
-
-    def __reduce__(self) -> Any:
-        return int, ("no number",)
-
-
-@pytest.mark.parametrize("value", [threading.Lock(), lambda: None, OnlyWritten()])
-def test_a_value_that_cannot_be_kept_fails_its_item(path: Path, value: Any) -> None:
-    def value_of(item: int) -> Any:
-        return value if item == 1 else item
-
-    results = gptx_async.map(
-        value_of, range(3), checkpoint=path, on_error="return", checkpoint_pickle=True
-    )
-    assert (results[0], results[2]) == (0, 2)
-    [failed] = results.failed
-    assert isinstance(failed.error, CheckpointError)
-    assert f"value of item 1, a {type(value).__name__}, can't be stored" in str(failed.error)
-    with pytest.raises(CheckpointError, match="Let the expression return text"):
-        gptx_async.map(value_of, range(3), checkpoint=path, checkpoint_pickle=True)
-    assert {*kept_in(path)} == {0, 2}
+    assert {*stored_in(path)} == {0}
 
 
 def test_an_item_without_content_ends_the_run(path: Path) -> None:
@@ -266,7 +155,7 @@ def test_an_item_without_content_ends_the_run(path: Path) -> None:
         gptx_async.map(len, [holds_itself], checkpoint=path.with_name("other.sqlite"))
 
 
-def test_an_item_that_differs_is_refused(path: Path) -> None:
+def test_another_item_is_rejected(path: Path) -> None:
     gptx_async.map(len, ["a", "b", "c"], checkpoint=path)
     with pytest.raises(CheckpointError, match="Item 1 is not the item whose result is in"):
         gptx_async.map(len, ["a", "c", "b"], checkpoint=path)
@@ -304,7 +193,7 @@ class Summarise(Expression):  # type: ignore[misc]
 
 
 class Translate(Summarise):
-    """Inherits all that it does."""
+    """Inherits everything."""
 
 
 @pytest.mark.parametrize(
@@ -323,7 +212,7 @@ class Translate(Summarise):
         (int, str, "its expression is builtins.int, not builtins.str"),
     ],
 )
-def test_the_checkpoint_of_another_job_is_refused(
+def test_the_checkpoint_of_another_job_is_rejected(
     path: Path, there: Any, here: Any, message: str
 ) -> None:
     first = gptx_async.map(there, [1], checkpoint=path)
@@ -344,7 +233,7 @@ def test_a_constant_that_has_changed_is_another_job(
     }
 
 
-def test_an_attribute_that_is_no_plain_value_is_not_looked_at(path: Path) -> None:
+def test_an_attribute_that_is_not_plain_data_is_not_compared(path: Path) -> None:
     gptx_async.map(Summarise(5, secret=threading.Lock()), ["a"], checkpoint=path)
     connection = sqlite3.connect(path)
     connection.execute("UPDATE results SET value = ?", ('"from the file"',))
@@ -399,114 +288,8 @@ def test_another_model_is_another_job(fake_openai: FakeOpenAI, path: Path) -> No
         gptx_async.uninstall()
 
 
-DIGESTS = """
-import sys
-from decimal import Decimal
-from gptx_async.mapping.identity import digest_of
-shared = "".join(["sha", "red"])
-print(digest_of([{"a", "set", "of", "texts"}, {"b": 1, "a": Decimal("0.1")}, (shared, shared)]))
-"""
-
-
-def test_digests_are_the_same_in_every_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The order of a set is another in each, and whether equal texts are one object may be."""
-    value = [{"a", "set", "of", "texts"}, {"a": Decimal("0.1"), "b": 1}, ("shared", "sha" + "red")]
-    for seed in ("1", "2"):
-        monkeypatch.setenv("PYTHONHASHSEED", seed)
-        assert run_child(DIGESTS).stdout.strip() == digest_of(value)
-
-
-def test_digests_tell_contents_from_one_another() -> None:
-    values: list[Any] = [
-        *VALUES,
-        *(1.0, "1", b"1", [1], ["1"], [[1], []], [[], [1]], {"1"}, {1: 2}, {"a": 1, "b": 2}),
-        *(Point(2), "ab", ["a", "b"], ["ab"], [], {}, set(), len, Point, numpy.arange(3)),
-        *(numpy.arange(4), Symbol("a"), Symbol("b"), Symbol(["a"]), Summarise(1), Summarise(2)),
-    ]
-    digests = [digest_of(value) for value in values]
-    assert len({*digests}) == len(values)
-    assert digest_of(Symbol("a")) == digest_of(Symbol("a"))
-    assert digest_of({"a": 1, "b": 2}) == digest_of({"b": 2, "a": 1})
-
-
-@pytest.fixture
-def foreign(path: Path) -> Iterator[bytes]:
-    """An SQLite file of another program, which stays as it is."""
-    connection = sqlite3.connect(path)
-    connection.execute("CREATE TABLE results (mine TEXT)")
-    connection.close()
-    before = path.read_bytes()
-    yield before
-    assert path.read_bytes() == before
-    assert [each.name for each in path.parent.iterdir()] == [path.name]
-
-
-def test_the_sqlite_file_of_another_program_is_refused(path: Path, foreign: bytes) -> None:
-    with pytest.raises(CheckpointError, match="not a checkpoint of gptx_async"):
-        gptx_async.map(other, ["a"], checkpoint=path)
-
-
-@pytest.mark.parametrize("content", [b"no database\n" * 100, b"SQLite format 3\x00" + b"x" * 5000])
-def test_a_file_that_is_no_database_is_refused(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
-    with pytest.raises(CheckpointError, match="is not an SQLite file, or is damaged"):
-        gptx_async.map(other, ["a"], checkpoint=path)
-    assert path.read_bytes() == content
-
-
-def test_a_file_that_cannot_be_opened_is_refused(tmp_path: Path) -> None:
-    for impossible in (tmp_path, tmp_path / "no folder" / "run.sqlite"):
-        with pytest.raises(CheckpointError, match="Check that its folder exists"):
-            gptx_async.map(other, ["a"], checkpoint=impossible)
-
-
-def test_a_later_format_is_refused(path: Path) -> None:
-    gptx_async.map(other, ["a"], checkpoint=path)
-    connection = sqlite3.connect(path)
-    connection.execute("PRAGMA user_version = 3")
-    connection.close()
-    with pytest.raises(CheckpointError, match=r"has format 3; .* reads format 2"):
-        gptx_async.map(other, ["a"], checkpoint=path)
-
-
-def test_a_value_that_cannot_be_read_is_told_with_its_index(path: Path) -> None:
-    gptx_async.map(other, [Point(1)], checkpoint=path, checkpoint_pickle=True)
-    for form, value in (("pickle", b"cgone\nGone\n."), ("json", "{"), ("symbols", "[")):
-        connection = sqlite3.connect(path)
-        connection.execute("UPDATE results SET format = ?, value = ?", (form, value))
-        connection.commit()
-        connection.close()
-        with pytest.raises(CheckpointError, match=r"value of item 0 .* can't be read"):
-            gptx_async.map(other, [Point(1)], checkpoint=path, checkpoint_pickle=True)
-
-
-@pytest.mark.slow
-def test_a_checkpoint_that_is_in_use_is_refused(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("gptx_async.mapping.checkpoint_file.LOCK_SECONDS", 0.05)  # of this process
-    items = [*range(100)]  # more than are read before they are taken
-    stream = gptx_async.map(other, items, workers=1, checkpoint=path, as_completed=True)
-    assert next(stream) == (0, 0)
-    with pytest.raises(CheckpointError, match="is in use"):
-        gptx_async.map(other, items, checkpoint=path)
-    in_child = run_child(
-        """
-        import gptx_async, sys
-        try:
-            gptx_async.map(len, ["a"], checkpoint=sys.argv[1])
-        except gptx_async.errors.CheckpointError as error:
-            print("in use" in str(error))
-        """,
-        str(path),
-    )
-    assert in_child.stdout == "True\n", in_child.stderr
-    stream.close()
-    assert gptx_async.map(other, items, checkpoint=path) == items
-
-
-def test_a_disk_that_is_full_ends_the_run_and_what_was_kept_stays(path: Path) -> None:
-    """The system's limit on the size of a file takes the place of the disk's."""
+def test_a_full_disk_ends_the_run_and_stored_values_stay(path: Path) -> None:
+    """The limit of the file size (RLIMIT_FSIZE) stands in for a full disk."""
     program = """
     import resource, signal, sys
     import gptx_async
@@ -519,13 +302,13 @@ def test_a_disk_that_is_full_ends_the_run_and_what_was_kept_stays(path: Path) ->
     """
     completed = run_child(program, str(path))
     assert completed.stdout == "True True\n", completed.stderr
-    kept = kept_in(path)
+    kept = stored_in(path)
     assert len(kept) > 5
     assert {*kept.values()} == {("json", f'"{"X" * 1000}"')}
 
 
-def test_nothing_is_kept_after_a_write_that_failed(path: Path) -> None:
-    """Others may have been written with it, and would take theirs for kept."""
+def test_nothing_is_stored_after_a_failed_write(path: Path) -> None:
+    """Rows of other threads may have been in the same transaction and are lost as well."""
     program = """
     import resource, signal, sys
     from gptx_async.mapping.checkpoint import Checkpoint
@@ -543,10 +326,10 @@ def test_nothing_is_kept_after_a_write_that_failed(path: Path) -> None:
     """
     completed = run_child(program, str(path))
     assert completed.stdout == "kept\nTrue\nTrue\n", completed.stderr
-    assert {*kept_in(path)} == {0}
+    assert {*stored_in(path)} == {0}
 
 
-def test_many_threads_keep_at_once(path: Path) -> None:
+def test_many_threads_store_at_once(path: Path) -> None:
     checkpoint = Checkpoint(path, {})
     count = 2000
     with ThreadPoolExecutor(16) as pool:
@@ -559,7 +342,7 @@ def test_many_threads_keep_at_once(path: Path) -> None:
     checkpoint.close()
     with pytest.raises(CheckpointError, match="is closed"):
         checkpoint.store(count, "digest", 1)
-    assert kept_in(path).keys() == {*range(count)}
+    assert stored_in(path).keys() == {*range(count)}
 
 
 KILLED = """
@@ -568,7 +351,7 @@ sys.path.insert(0, sys.argv[1])
 import gptx_async
 from support.items import ask
 
-# Here, once, and not in each child, which starts a background thread of its own.
+# Once, before the fork. Each child starts its own background thread.
 gptx_async.install("sk-key", "gpt-4o-mini")
 texts = [f"text {i}" for i in range(int(sys.argv[3]))]
 while True:
@@ -584,11 +367,12 @@ while True:
     sys.stdin.readline()
 """
 
+
 KILLS, ITEMS = 20, 400
 
 
 class Killed:
-    """A program whose child is killed and started anew; symbolicai is imported only once."""
+    """A program that forks a new child whenever the last one was killed. It imports symai once."""
 
     def __init__(self, path: Path, in_thread: Callable[..., Future[Any]]) -> None:
         folder = TESTS
@@ -615,7 +399,7 @@ def killed(path: Path, in_thread: Callable[..., Future[Any]]) -> Iterator[Killed
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_twenty_times_asks_for_nothing_that_is_kept(
+def test_a_run_that_is_killed_twenty_times_computes_no_stored_item_again(
     fake_openai: FakeOpenAI, path: Path, killed: Killed
 ) -> None:
     fake_openai.reply = echo
@@ -631,11 +415,11 @@ def test_a_run_that_is_killed_twenty_times_asks_for_nothing_that_is_kept(
         os.kill(child, signal.SIGKILL)
         assert killed.line() == -signal.SIGKILL
         asked = {index_of(request) for request in fake_openai.requests[seen:]}
-        assert not asked & kept.keys(), "what is kept is not asked for again"
-        kept_now = kept_in(path)
-        assert kept_now.items() >= kept.items(), "what is kept stays"
+        assert not asked & kept.keys(), "stored items are not computed again"
+        kept_now = stored_in(path)
+        assert kept_now.items() >= kept.items(), "stored values are kept"
         assert {*kept_now} <= {index_of(request) for request in fake_openai.requests}
-        # At most what its workers had in hand is not kept of what was answered.
+        # At most the answers that the workers were handling are not stored.
         assert len(kept_now) - len(kept) >= len(fake_openai.answers) - answered_before - 2 * 8
         kept, answered_before = kept_now, len(fake_openai.answers)
         killed.go_on()
@@ -644,9 +428,81 @@ def test_a_run_that_is_killed_twenty_times_asks_for_nothing_that_is_kept(
     killed.line()
     assert killed.line() == 0, "the last run returns every answer, in order"
     asked_last = sorted(index_of(request) for request in fake_openai.requests[seen:])
-    assert asked_last == sorted({*range(ITEMS)} - kept.keys()), "each is asked for once"
-    assert kept_in(path) == {index: ("json", f'"answer to text {index}"') for index in range(ITEMS)}
+    assert asked_last == sorted({*range(ITEMS)} - kept.keys()), "each is computed once"
+    assert stored_in(path) == {
+        index: ("json", f'"answer to text {index}"') for index in range(ITEMS)
+    }
 
 
 def index_of(request: Any) -> int:
     return int(user_text(request.body).removeprefix("text "))
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.001)
+
+
+class FailsOnce:
+    """Replaces a connection, and raises an error for the first group of rows."""
+
+    def __init__(self, connection: sqlite3.Connection, error: type[BaseException]) -> None:
+        self._connection = connection
+        self._error: type[BaseException] | None = error
+
+    def executemany(self, *arguments: Any) -> Any:
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+        return self._connection.executemany(*arguments)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+
+@pytest.mark.parametrize("error", [MemoryError, RuntimeError, SystemExit])
+def test_each_row_of_a_commit_that_fails_is_reported(
+    path: Path, in_thread: Callable[..., Future[None]], error: type[BaseException]
+) -> None:
+    checkpoint = Checkpoint(path, {})
+    checkpoint.store(0, "digest", 0)
+    connection: Any = FailsOnce(checkpoint._file.connection, error)
+    checkpoint._file.connection = connection
+    with checkpoint._lock:  # both threads wait; then one of them commits both rows
+        keeping = [in_thread(checkpoint.store, index, "digest", index) for index in (1, 2)]
+        wait_for(lambda: len(checkpoint._pending) == 2)
+    for each in keeping:
+        with pytest.raises(CheckpointError, match="could not be written to the checkpoint"):
+            each.result(60)
+    with pytest.raises(CheckpointError, match="could not be written"):
+        checkpoint.store(3, "digest", 3)
+    checkpoint.close()
+    again = Checkpoint(path, {})
+    assert [again.find(index, "digest") for index in range(4)] == [StoredValue(0), None, None, None]
+    again.close()
+
+
+def test_values_that_could_not_be_written_are_in_the_results(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = threading.Barrier(2)
+
+    def work(item: int) -> int:
+        if item:
+            together.wait(60)
+        return item
+
+    def fail(self: Checkpoint) -> None:
+        connection: Any = FailsOnce(self._file.connection, MemoryError)
+        self._file.connection = connection
+        write(self)
+
+    write = Checkpoint._write
+    assert gptx_async.map(work, [0], checkpoint=path) == [0]
+    monkeypatch.setattr(Checkpoint, "_write", fail)
+    with pytest.raises(CheckpointError, match="could not be written to the checkpoint") as raised:
+        gptx_async.map(work, range(3), workers=2, checkpoint=path)
+    assert sorted(raised.value.results) == [0, 1, 2]  # type: ignore[attr-defined]
+    assert "all but 2 of them in the checkpoint" in raised.value.__notes__[-1]

@@ -8,7 +8,9 @@ from typing import Any
 from symai import Expression, Symbol
 from symai.core import Argument
 
-__all__ = ["KEY", "MODEL", "TwoSteps", "argument", "echo", "user_text"]
+from gptx_async.testing import HTTPFault
+
+__all__ = ["KEY", "MODEL", "TwoSteps", "argument", "echo", "echo_unless_bad", "user_text"]
 
 KEY, MODEL = "sk-of-the-tests", "gpt-4o-mini"
 
@@ -30,6 +32,11 @@ def user_text(body: dict[str, Any]) -> str:
 
 def echo(request: Any) -> str:
     return f"answer to {user_text(request.body)}"
+
+
+def echo_unless_bad(request: Any) -> str | HTTPFault:
+    """Answer as `echo` does, and reject texts that begin with 'bad' with status 400."""
+    return HTTPFault(400) if user_text(request.body).startswith("bad") else echo(request)
 
 
 class TwoSteps(Expression):  # type: ignore[misc] # symbolicai ships no types

@@ -107,7 +107,7 @@ MUTANTS = [
         "        if inside.was_refused:",
         "        if False:",
         "code that swallowed the refusal has not done what it was asked for",
-        ("test_checkpoint.py::test_what_is_made_of_a_cancelled_call_is_not_kept",),
+        ("test_checkpoint.py::test_values_of_cancelled_items_are_not_stored",),
     ),
     Mutant(
         "B12-slice-never-short",

@@ -9,7 +9,7 @@ MUTANTS = [
         "    if not with_pickle:\n        raise PickledValueError\n",
         "",
         "reading a checkpoint runs no code",
-        ("test_checkpoint_safety.py", "test_cli_files.py"),
+        ("test_checkpoint_values.py", "test_cli_files.py"),
     ),
     Mutant(
         "F2-pickles",
@@ -17,7 +17,7 @@ MUTANTS = [
         "    if not with_pickle:\n        raise NotJSONError\n",
         "",
         "a value that could not be read again is not stored",
-        ("test_checkpoint_safety.py",),
+        ("test_checkpoint_values.py",),
     ),
     Mutant(
         "F3-readable-by-all",
@@ -25,7 +25,7 @@ MUTANTS = [
         "flags, 0o600)",
         "flags, 0o644)",
         "the values of a run are nobody else's business",
-        ("test_checkpoint_safety.py",),
+        ("test_checkpoint_file.py",),
     ),
     Mutant(
         "F4-job-without-parts",
@@ -33,7 +33,7 @@ MUTANTS = [
         "{*json.loads(stored[_PARTS]), *needed, _KEY} <= stored.keys()",
         "{*json.loads(stored[_PARTS])} <= stored.keys()",
         "a job table without rows would be that of any job",
-        ("test_checkpoint_safety.py",),
+        ("test_checkpoint_job.py",),
     ),
     Mutant(
         "F5-job-names-its-parts",
@@ -41,7 +41,7 @@ MUTANTS = [
         "{*json.loads(stored[_PARTS]), *needed, _KEY} <= stored.keys()",
         "{*needed, _KEY} <= stored.keys()",
         "a part that was removed would no longer be compared",
-        ("test_checkpoint_safety.py",),
+        ("test_checkpoint_job.py",),
     ),
     Mutant(
         "F6-symbol-without-options",
@@ -49,7 +49,7 @@ MUTANTS = [
         "return {_tag_of(value): value.value, **_options_of(value)}",
         "return {_tag_of(value): value.value}",
         "a Symbol comes back with its context",
-        ("test_checkpoint_safety.py",),
+        ("test_checkpoint_values.py",),
     ),
     Mutant(
         "F7-tag-is-data",
@@ -57,7 +57,7 @@ MUTANTS = [
         "return {_OBJECT: tagged} if _TAGS & tagged.keys() else tagged",
         "return tagged",
         "a dictionary with the key of a tag is not a Symbol",
-        ("test_checkpoint_safety.py",),
+        ("test_checkpoint_values.py",),
     ),
     Mutant(
         "F8-symbol-of-any-state",
@@ -65,7 +65,7 @@ MUTANTS = [
         "return bool(_state_of(symbol) == _state_of(rebuilt))",
         "return rebuilt is not None",
         "what JSON would lose of a Symbol is an error",
-        ("test_checkpoint_safety.py",),
+        ("test_checkpoint_values.py",),
     ),
     Mutant(
         "F9-unwritten-value-lost",
@@ -73,7 +73,7 @@ MUTANTS = [
         "                self._add(ItemOutcome(task.index, value))  # it may have cost money\n",
         "",
         "a value that could not be stored is in the error's results",
-        ("test_checkpoint_safety.py",),
+        ("test_checkpoint.py",),
     ),
     Mutant(
         "F10-memory-error-of-others",
@@ -81,7 +81,7 @@ MUTANTS = [
         "            self._failure = self._unwritten\n",
         "",
         "each row of a commit that failed is reported by the thread that has it",
-        ("test_checkpoint_safety.py",),
+        ("test_checkpoint.py",),
     ),
     Mutant(
         "F11-added-columns-compared",
@@ -89,7 +89,7 @@ MUTANTS = [
         "if name not in self._added_columns}",
         "if name is not None}",
         "a cell that puts its results into the table runs twice",
-        ("test_job_identity.py",),
+        ("test_checkpoint_job.py",),
     ),
     Mutant(
         "F12-lost-columns",
@@ -97,7 +97,7 @@ MUTANTS = [
         "if lost and self._checks_items:",
         "if False:",
         "items that lack a column are other items",
-        ("test_job_identity.py",),
+        ("test_checkpoint_job.py",),
     ),
     Mutant(
         "F13-docstrings-count",
@@ -105,7 +105,7 @@ MUTANTS = [
         "ast.unparse(_without_docstrings(tree))",
         "ast.unparse(tree)",
         "an edited docstring does not change the job",
-        ("test_job_identity.py",),
+        ("test_identity.py",),
     ),
     Mutant(
         "F14-comprehension-docstring",
@@ -113,7 +113,7 @@ MUTANTS = [
         ' and not code.co_name.startswith("<")',
         "",
         "the first constant of a comprehension is no docstring",
-        ("test_job_identity.py",),
+        ("test_identity.py",),
     ),
     Mutant(
         "F15-one-sided-parts",
@@ -121,7 +121,7 @@ MUTANTS = [
         'return part == "model" or part.startswith(_ATTRIBUTE)',
         "return True",
         "a function is not the same job as a partial of it",
-        ("test_job_identity.py",),
+        ("test_identity.py",),
     ),
     Mutant(
         "F16-part-followed",
@@ -225,7 +225,7 @@ MUTANTS = [
         "range(self._job.workers - len(self._workers))",
         "range(1)",
         "an item is read only when a worker is free for it",
-        ("test_worker_threads.py",),
+        ("test_threads.py",),
     ),
     Mutant(
         "F29-key-in-pickle",

@@ -9,7 +9,7 @@ MUTANTS = [
         "if self._checks_items and row[0] != digest:",
         "if False:",
         "an item that changed must not get the old item's answer",
-        ("test_checkpoint.py::test_an_item_that_differs_is_refused",),
+        ("test_checkpoint.py::test_another_item_is_rejected",),
     ),
     Mutant(
         "C2-failure-forgotten",
@@ -18,8 +18,8 @@ MUTANTS = [
         "            raise",
         "after a failed write nothing more is kept, and the run says so",
         (
-            "test_checkpoint.py::test_nothing_is_kept_after_a_write_that_failed",
-            "test_checkpoint_safety.py",
+            "test_checkpoint.py::test_nothing_is_stored_after_a_failed_write",
+            "test_checkpoint.py",
         ),
     ),
     Mutant(
@@ -32,7 +32,7 @@ MUTANTS = [
 """,
         "            pass\n",
         "what becomes known of the job later must be compared from then on",
-        ("test_identity_digests.py",),
+        ("test_checkpoint_job.py",),
     ),
     Mutant(
         "C4-not-exclusive",
@@ -42,7 +42,7 @@ MUTANTS = [
 """,
         "",
         "two runs must not write to one checkpoint",
-        ("test_checkpoint.py",),
+        ("test_checkpoint_file.py",),
     ),
     Mutant(
         "C5-one-row-lost",
@@ -50,7 +50,7 @@ MUTANTS = [
         "rows = [self._pending.popleft() for _ in range(len(self._pending))]",
         "rows = [self._pending.popleft() for _ in range(len(self._pending))][-1:]",
         "all that ended while another thread wrote is written",
-        ("test_checkpoint.py::test_many_threads_keep_at_once",),
+        ("test_checkpoint.py::test_many_threads_store_at_once",),
     ),
     Mutant(
         "C6-unpickle-unchecked",
@@ -58,7 +58,7 @@ MUTANTS = [
         "    pickle.loads(file.getvalue())  # some",
         "    # some",
         "a value that cannot be read back is refused when it is kept",
-        ("test_checkpoint.py::test_a_value_that_cannot_be_kept_fails_its_item",),
+        ("test_checkpoint_values.py::test_a_value_that_cannot_be_stored_fails_its_item",),
     ),
     Mutant(
         "C7-wal-not-removed",
@@ -66,7 +66,7 @@ MUTANTS = [
         'for suffix in ("", "-wal", "-shm"):',
         'for suffix in ("",):',
         "a removed checkpoint leaves no files behind",
-        ("test_identity_digests.py",),
+        ("test_checkpoint_file.py",),
     ),
     Mutant(
         "C8-json-bool-keys",
@@ -74,7 +74,7 @@ MUTANTS = [
         "if not all(type(name) is str for name in value):",
         "if False:",
         "JSON turns keys of a dictionary into strings",
-        ("test_checkpoint.py::test_values_come_back_as_they_were", "test_plain_json.py"),
+        ("test_checkpoint_values.py::test_values_come_back_as_they_were", "test_plain_json.py"),
     ),
     Mutant(
         "C9-keep-without-lock",
@@ -88,7 +88,7 @@ MUTANTS = [
         if True:
             self._check()""",
         "two threads must not write at once",
-        ("test_checkpoint.py::test_a_checkpoint_that_is_in_use_is_refused",),
+        ("test_checkpoint_file.py::test_a_checkpoint_that_is_in_use_is_rejected",),
     ),
     Mutant(
         "N1-stream-keeps-failed",
@@ -98,7 +98,7 @@ MUTANTS = [
 """,
         "",
         "a stream runs for ever and must not keep its failed items",
-        ("test_runner.py::test_a_stream_keeps_no_failed_items",),
+        ("test_map.py::test_a_stream_keeps_no_failed_items",),
     ),
     Mutant(
         "N2-stop-not-joined-before-tell",
@@ -111,7 +111,7 @@ MUTANTS = [
             pass
         self._consumer.run.join()""",
         "what ends while a run is stopped is done as well",
-        ("test_run_ends.py",),
+        ("test_runner.py",),
     ),
     Mutant(
         "N3-is-over-order",
@@ -119,7 +119,7 @@ MUTANTS = [
         "return self.run.is_over and not self.run.outcomes  # in this order",
         "return not self.run.outcomes and self.run.is_over",
         "the last arrival must not be missed",
-        ("test_run_ends.py",),
+        ("test_runner.py",),
     ),
     Mutant(
         "N4-loop-not-given",
@@ -132,7 +132,7 @@ MUTANTS = [
                 consumer.accept()
 """,
         "the caller's loop goes on, however many items arrive",
-        ("test_run_ends.py",),
+        ("test_runner.py",),
     ),
     Mutant(
         "N5-stream-window-3",
@@ -140,7 +140,7 @@ MUTANTS = [
         "STREAM_WINDOW = 2",
         "STREAM_WINDOW = 3",
         "a stream reads ahead a bounded number of items",
-        ("test_runner.py::test_an_endless_dataset_is_read_as_far_as_it_is_worked_on",),
+        ("test_map.py::test_an_endless_dataset_is_read_as_far_as_it_is_worked_on",),
     ),
     Mutant(
         "N6-popleft-before-on-error",
@@ -154,7 +154,7 @@ MUTANTS = [
         self.values[outcome.index] = self._replacement(outcome) if failed else outcome.value
 """,
         "an item whose `on_error` raises is still the one that arrived",
-        ("test_runner.py::test_a_stop_iteration_of_an_expression_ends_no_stream",),
+        ("test_map.py::test_a_stop_iteration_of_an_expression_ends_no_stream",),
     ),
     Mutant(
         "N7-results-lack-arrived",
@@ -162,7 +162,7 @@ MUTANTS = [
         "return Results(done | self.values, self._failed.values(), labels)",
         "return Results(self.values, self._failed.values(), labels)",
         "the results of an error hold all that has arrived",
-        ("test_run_ends.py",),
+        ("test_runner.py",),
     ),
     Mutant(
         "N8-cancelled-amap-no-cancel",
@@ -175,7 +175,7 @@ MUTANTS = [
             self._consumer.run.cancel()
         if isinstance(error, GeneratorExit):""",
         "a coroutine that is thrown away still cancels its run",
-        ("test_runner.py::test_a_coroutine_of_amap_that_is_thrown_away_ends_its_run",),
+        ("test_map.py::test_a_coroutine_of_amap_that_is_thrown_away_ends_its_run",),
     ),
     Mutant(
         "K1-kept-item-keeps-slot",
@@ -188,7 +188,7 @@ MUTANTS = [
             if stored is not None:
 """,
         "an item served from the checkpoint uses no worker",
-        ("test_run_ends.py",),
+        ("test_runner.py",),
     ),
     Mutant(
         "K2-works-after-cancel",
@@ -196,7 +196,7 @@ MUTANTS = [
         "is not None and not self._is_cancelled:",
         "is not None:",
         "after a cancel no worker begins another item",
-        ("test_run_ends.py",),
+        ("test_runner.py",),
     ),
     Mutant(
         "K3-asyncio-cancel-ends-run",
@@ -219,7 +219,7 @@ MUTANTS = [
         self._wake()""",
         "        self._wake()",
         "idle workers must end with a cancelled run",
-        ("test_runner.py::test_a_reader_that_blocks_does_not_hold_up_the_end",),
+        ("test_map.py::test_a_reader_that_blocks_does_not_hold_up_the_end",),
     ),
     Mutant(
         "K5-idle-unlocked",
@@ -233,7 +233,7 @@ MUTANTS = [
                 with self._idle_lock:
                     self._idle += 1""",
         "the count of idle workers decides whether another is started",
-        ("test_run_ends.py",),
+        ("test_runner.py",),
     ),
     Mutant(
         "K6-shared-context",
@@ -241,7 +241,7 @@ MUTANTS = [
         "_run_item(self._context.copy(), self._scope,",
         "_run_item(self._context, self._scope,",
         "two workers must not run in one context",
-        ("test_runner.py",),
+        ("test_map.py",),
     ),
     Mutant(
         "K7-over-before-workers",
@@ -252,7 +252,7 @@ MUTANTS = [
 """,
         "",
         "a run is over when its workers are",
-        ("test_runner.py::test_an_expression_is_run_over_a_dataset_in_its_order",),
+        ("test_map.py::test_an_expression_is_run_over_a_dataset_in_its_order",),
     ),
     Mutant(
         "K8-checkpoint-left-open",
@@ -263,7 +263,7 @@ MUTANTS = [
 """,
         "",
         "the checkpoint is closed with the run",
-        ("test_run_ends.py",),
+        ("test_runner.py",),
     ),
     Mutant(
         "K9-item-held",
@@ -273,7 +273,7 @@ MUTANTS = [
 """,
         "",
         "an item is not held while the next is waited for",
-        ("test_runner.py::test_a_dataset_that_raises_lets_what_is_in_flight_end",),
+        ("test_dataset.py::test_a_dataset_that_raises_lets_what_is_in_flight_end",),
     ),
     Mutant(
         "I1-list-is-tuple",
@@ -281,7 +281,7 @@ MUTANTS = [
         'update(b"%s:%d:" % (kind.__name__.encode(), len(value)))',
         'update(b"list:%d:" % len(value))',
         "a list and a tuple of the same items are different arguments",
-        ("test_identity_digests.py",),
+        ("test_identity.py",),
     ),
     Mutant(
         "I2-kwdefaults",
@@ -289,7 +289,7 @@ MUTANTS = [
         "[function.__defaults__, function.__kwdefaults__]",
         "[function.__defaults__]",
         "defaults of keyword-only parameters are part of a function",
-        ("test_identity_digests.py",),
+        ("test_identity.py",),
     ),
     Mutant(
         "I3-lasting",
@@ -297,7 +297,7 @@ MUTANTS = [
         'return {name: value for name, value in state.items() if name != "_dynamic_context"}',
         "return state",
         "what a run changes in an expression is not part of the job",
-        ("test_checkpoint.py::test_the_answers_of_an_expression_are_kept",),
+        ("test_checkpoint.py::test_the_answers_of_an_expression_are_stored",),
     ),
     Mutant(
         "I4-own-classes",
@@ -313,7 +313,7 @@ MUTANTS = [
         "            yield from _names_in(constant)",
         "            pass",
         "constants and names in nested functions are part of a function",
-        ("test_identity_digests.py",),
+        ("test_identity.py",),
     ),
     Mutant(
         "I6-length-omitted",
@@ -321,7 +321,7 @@ MUTANTS = [
         'update(b"%s:%d:%s" % (kind.__name__.encode(), len(data), data))',
         'update(b"%s:%s" % (kind.__name__.encode(), data))',
         "without the length, one text could be taken for two",
-        ("test_identity_digests.py",),
+        ("test_identity.py",),
     ),
     Mutant(
         "I7-no-model",
@@ -406,7 +406,7 @@ MUTANTS = [
         "0o600",
         "0o644",
         "a checkpoint holds answers, which are nobody else's to read",
-        ("test_checkpoint_safety.py",),
+        ("test_checkpoint_file.py",),
     ),
     Mutant(
         "C11-pickle-read",
@@ -417,7 +417,7 @@ MUTANTS = [
 """,
         "",
         "unpickling runs whatever the file says",
-        ("test_checkpoint_safety.py",),
+        ("test_checkpoint_values.py",),
     ),
     Mutant(
         "C12-missing-parts-accepted",
@@ -425,7 +425,7 @@ MUTANTS = [
         "if {*json.loads(stored[_PARTS]), *needed, _KEY} <= stored.keys():",
         "if True:",
         "a job table from which parts were removed would differ in nothing",
-        ("test_checkpoint_safety.py",),
+        ("test_checkpoint_job.py",),
     ),
     Mutant(
         "C13-waiters-not-told",
@@ -435,7 +435,7 @@ MUTANTS = [
 """,
         "",
         "a commit that fails must fail the threads whose rows were in it",
-        ("test_checkpoint_safety.py",),
+        ("test_checkpoint.py",),
     ),
     Mutant(
         "C14-new-columns-compared",
@@ -443,7 +443,7 @@ MUTANTS = [
         "if not self._added_columns or not isinstance(item, dict):",
         "if True:",
         "a notebook cell that puts its results into a new column can be run again",
-        ("test_job_identity.py", "test_checkpoint.py"),
+        ("test_checkpoint_job.py",),
     ),
     Mutant(
         "C15-tag-is-data",
@@ -451,7 +451,7 @@ MUTANTS = [
         "return {_OBJECT: tagged} if _TAGS & tagged.keys() else tagged",
         "return tagged",
         "data may have a key that looks like a tag",
-        ("test_checkpoint_safety.py", "test_checkpoint.py"),
+        ("test_checkpoint_values.py",),
     ),
     Mutant(
         "C16-symbol-with-more",
@@ -459,7 +459,7 @@ MUTANTS = [
         "return bool(_state_of(symbol) == _state_of(rebuilt))",
         "return True",
         "a Symbol that is more than its value is not JSON",
-        ("test_checkpoint_safety.py",),
+        ("test_checkpoint_values.py",),
     ),
     Mutant(
         "C17-huge-integer",
@@ -467,7 +467,7 @@ MUTANTS = [
         "return bool(-LARGEST_INTEGER < value < LARGEST_INTEGER)",
         "return True",
         "Python limits how many digits it converts from text",
-        ("test_checkpoint.py", "test_checkpoint_safety.py"),
+        ("test_checkpoint_values.py",),
     ),
     Mutant(
         "C18-uri-name",
@@ -475,7 +475,7 @@ MUTANTS = [
         'if name.startswith("file:"):',
         "if False:",
         "SQLite takes such a name for something else",
-        ("test_checkpoint_safety.py",),
+        ("test_checkpoint_file.py",),
     ),
     Mutant(
         "I8-docstring-counts",
@@ -483,7 +483,7 @@ MUTANTS = [
         "return ast.unparse(_without_docstrings(tree))",
         "return ast.unparse(tree)",
         "a docstring that changes does not change the job",
-        ("test_job_identity.py",),
+        ("test_identity.py",),
     ),
     Mutant(
         "I9-first-constant-dropped",
@@ -496,7 +496,7 @@ MUTANTS = [
     constants[:1] = [None]
 """,
         "the first constant of a code without a docstring is data",
-        ("test_job_identity.py",),
+        ("test_identity.py",),
     ),
     Mutant(
         "I10-later-attribute-differs",
@@ -504,7 +504,7 @@ MUTANTS = [
         'return part == "model" or part.startswith(_ATTRIBUTE)',
         'return part == "model"',
         "an instance may get attributes while it works",
-        ("test_identity_digests.py",),
+        ("test_identity.py",),
     ),
     Mutant(
         "D8-part-over-others",
@@ -562,7 +562,7 @@ MUTANTS = [
 """,
         "",
         "a value that could not be stored may have cost something",
-        ("test_checkpoint_safety.py",),
+        ("test_checkpoint.py",),
     ),
     Mutant(
         "K11-refused-value-ends-run",
@@ -573,7 +573,7 @@ MUTANTS = [
 """,
         "",
         "a value that cannot be stored fails its item only",
-        ("test_checkpoint.py",),
+        ("test_checkpoint_values.py",),
     ),
     Mutant(
         "N9-frozen-error",
@@ -593,7 +593,7 @@ MUTANTS = [
 """,
         "",
         "a second Ctrl-C gets what is done as well",
-        ("test_item_failures.py", "test_runner.py"),
+        ("test_item_failures.py", "test_map.py"),
     ),
     Mutant(
         "N11-stop-iteration-in-frame",
@@ -606,6 +606,6 @@ MUTANTS = [
             raise
 """,
         "Python lets no generator or coroutine raise a StopIteration",
-        ("test_item_failures.py", "test_runner.py"),
+        ("test_item_failures.py", "test_map.py"),
     ),
 ]

@@ -1,13 +1,10 @@
-"""What makes a job another job: its code and values, and what identifies an item."""
+"""What a second run compares: its code, its items, their columns and keys."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
-import linecache
-import textwrap
 import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +13,9 @@ import pytest
 
 import gptx_async
 from gptx_async import Failed
-from gptx_async.errors import CheckpointError
-from gptx_async.mapping.identity import digest_of, identity_of
+from gptx_async.errors import CheckpointError, ConfigurationError
+from gptx_async.mapping.checkpoint import Checkpoint
+from support.planted import change
 
 
 @pytest.fixture
@@ -25,151 +23,12 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "run.sqlite"
 
 
-@pytest.fixture(params=["with source", "without source"])
-def define(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
-    """Define a function or class as a notebook cell does, or as `exec` does."""
-    files: list[str] = []
-
-    def define(source: str, **variables: Any) -> Any:
-        source = textwrap.dedent(source)
-        name = f"<cell {len(files)} of {request.node.name}>"
-        if request.param == "with source":
-            files.append(name)
-            linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
-        namespace: dict[str, Any] = {"__name__": "cell", **variables}
-        exec(compile(source, name, "exec"), namespace)
-        return namespace["work"]
-
-    yield define
-    for name in files:
-        del linecache.cache[name]
-
-
-WORK = '''
-def work(item):
-    """The first line."""
-    def inner():
-        """Of the inner function."""
-        return [f"{item} {each}" for each in ("a", "b")]
-    return inner()
-'''
-
-
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [
-        ("The first line", "Another line"),
-        ("Of the inner function", "Of the inner function, that is"),
-        ("    return inner()", "    # A comment.\n\n    return inner()  # and one more"),
-        ("item} {each", "item} {each"),
-    ],
-)
-def test_a_comment_or_docstring_does_not_change_the_job(
-    define: Callable[..., Any], before: str, after: str
-) -> None:
-    assert before in WORK
-    assert identity_of(define(WORK)) == identity_of(define(WORK.replace(before, after)))
-
-
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [
-        ('"a", "b"', '"a", "c"'),
-        ("{item} {each}", "{each} {item}"),
-        ("{item} {each}", "{item}, {each}"),
-        ("return inner()", "return inner"),
-    ],
-)
-def test_a_change_of_the_code_changes_the_job(
-    define: Callable[..., Any], before: str, after: str
-) -> None:
-    there, here = identity_of(define(WORK)), identity_of(define(WORK.replace(before, after)))
-    assert {part for part in there if there[part] != here[part]} == {"source"}
-
-
-CLASS = '''
-class work:
-    """A docstring."""
-    def __call__(self, item):
-        """Another one."""
-        return item + 1
-'''
-
-
-def test_a_docstring_of_a_class_does_not_change_the_job(define: Callable[..., Any]) -> None:
-    before = identity_of(define(CLASS))
-    edited = CLASS.replace("A docstring.", "Edited.").replace("Another one.", "As well.")
-    assert identity_of(define(edited)) == before
-    assert identity_of(define(CLASS.replace("item + 1", "item + 2"))) != before
-
-
-def test_what_stands_beside_a_lambda_does_not_change_the_job(define: Callable[..., Any]) -> None:
-    before = identity_of(define("work, other = lambda item: item + 1, 2"))
-    assert identity_of(define("work, other = lambda item: item + 1, 3  # more")) == before
-    assert identity_of(define("work, other = lambda item: item + 2, 2")) != before
-    two = "work, other = {}, lambda item: 0"
-    assert identity_of(define(two.format("lambda item: item + 1"))) != identity_of(
-        define(two.format("lambda item: item + 2"))
-    )
-
-
-def test_the_bare_constants_of_a_comprehension_count(define: Callable[..., Any]) -> None:
-    source = "def work(item):\n    return [{} for _ in item]\n"
-    assert identity_of(define(source.format("'a'"))) != identity_of(define(source.format("'b'")))
-
-
-def test_a_keyword_only_default_counts(define: Callable[..., Any]) -> None:
-    there = define("def work(item, *, extra=BASE): return item, extra", BASE="a")
-    here = define("def work(item, *, extra=BASE): return item, extra", BASE="b")
-    parts = identity_of(there)
-    assert {part for part, value in identity_of(here).items() if parts[part] != value} == {
-        "defaults of work"
-    }
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "def work(item): return (lambda: PROMPT)()",
-        "def work(item):\n    def inner(): return [PROMPT for _ in item]\n    return inner()",
-        "class work:\n    def __call__(self, item): return (lambda: PROMPT)()",
-    ],
-)
-def test_a_constant_of_a_nested_function_counts(define: Callable[..., Any], source: str) -> None:
-    there = identity_of(define(source, PROMPT="a"))
-    here = identity_of(define(source, PROMPT="b"))
-    assert {part for part in there if there[part] != here[part]} == {"constant PROMPT"}
-
-
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        ([1], (1,)),
-        ([], ()),
-        ([[1], 2], [[1, 2]]),
-        ([(1, 2), 3], [(1,), 2, 3]),
-        (["ab", "c"], ["a", "bc"]),
-        (["a", "b"], ["astr:1:b"]),
-        (["a", "b"], ["a1:b"]),
-        ([b"a", b"b"], [b"abytes:b"]),
-        (["a", "b"], ["astr:b"]),
-        ({1}, frozenset({1})),
-        ([1, [2]], [1, 2]),
-        (1, True),
-        ("1", 1),
-        (0.0, -0.0),
-    ],
-)
-def test_values_of_another_type_or_length_have_another_digest(one: Any, other: Any) -> None:
-    assert digest_of(one) != digest_of(other)
-
-
 def table(count: int = 3) -> pandas.DataFrame:
     return pandas.DataFrame({"id": range(count), "text": [f"text {n}" for n in range(count)]})
 
 
 class Counting:
-    """Counts the items that it is called for."""
+    """Records the ids of its rows."""
 
     def __init__(self) -> None:
         self.asked: list[Any] = []
@@ -194,7 +53,7 @@ def test_a_cell_that_puts_its_results_into_the_table_runs_twice(path: Path) -> N
 
 
 def test_a_cell_with_a_failed_item_runs_twice(path: Path) -> None:
-    """The table then holds a `Failed`, of which no digest can be made."""
+    """The table then contains a `Failed`, which has no digest."""
     df, is_well = table(), threading.Event()
 
     class Fails(Counting):
@@ -214,19 +73,19 @@ def test_a_cell_with_a_failed_item_runs_twice(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "rows_of",
+    "make_rows",
     [
         lambda df: df.to_dict("records"),
         lambda df: df.to_dict("list"),
         lambda df: (row for row in df.to_dict("records")),
     ],
 )
-def test_other_rows_may_have_more_columns_as_well(path: Path, rows_of: Any) -> None:
+def test_other_rows_may_have_more_columns_as_well(path: Path, make_rows: Any) -> None:
     df = table()
-    gptx_async.map(Counting(), rows_of(df), workers=1, checkpoint=path)
+    gptx_async.map(Counting(), make_rows(df), workers=1, checkpoint=path)
     df["more"] = [4, 5, 6]
     work = Counting()
-    assert len(gptx_async.map(work, rows_of(df), checkpoint=path)) == 3
+    assert len(gptx_async.map(work, make_rows(df), checkpoint=path)) == 3
     assert work.asked == []
 
 
@@ -334,3 +193,49 @@ def test_the_same_for_amap(path: Path) -> None:
         work = Counting()
         df["summary"] = asyncio.run(run(work)).to_pandas()
         assert work.asked == asked
+
+
+JOB = {"expression": "a function", "source": "a digest"}
+
+
+def test_a_model_that_becomes_known_later_is_compared_from_then_on(tmp_path: Path) -> None:
+    path = tmp_path / "run.sqlite"
+    Checkpoint(path, JOB).close()
+    Checkpoint(path, JOB | {"model": "one"}).close()
+    Checkpoint(path, JOB).close()
+    with pytest.raises(CheckpointError, match="model"):
+        Checkpoint(path, JOB | {"model": "another"})
+
+
+def same(item: Any) -> Any:
+    return item
+
+
+@pytest.mark.parametrize("check", ["all", "code", "items", "none"])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM job",
+        "DELETE FROM job WHERE part = 'source'",
+        "DELETE FROM job WHERE part = 'expression'",
+        "DELETE FROM job WHERE part = 'parts'",
+        "DELETE FROM job WHERE part = 'key of the items'",
+        "DELETE FROM job WHERE part LIKE 'defaults of %'",
+        "UPDATE job SET value = '[]' WHERE part = 'parts'; DELETE FROM job WHERE part = 'source'",
+        "UPDATE job SET value = '1' WHERE part = 'parts'",
+    ],
+)
+def test_a_job_with_missing_parts_is_rejected(path: Path, check: Any, statement: str) -> None:
+    def with_default(item: Any, extra: int = 1) -> Any:
+        return item
+
+    gptx_async.map(with_default, ["a"], checkpoint=path)
+    for each in statement.split(";"):
+        change(path, (each, ()))
+    with pytest.raises(CheckpointError, match="no longer describes its job completely"):
+        gptx_async.map(with_default, ["a"], checkpoint=path, checkpoint_check=check)
+
+
+def test_what_must_match_is_one_of_four(path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"is 'both'\. Give one of all, code"):
+        gptx_async.map(same, ["a"], checkpoint=path, checkpoint_check="both")  # type: ignore[call-overload]

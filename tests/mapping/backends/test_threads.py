@@ -1,4 +1,4 @@
-"""Runs with fewer threads than workers: the system may not give more."""
+"""Runs with fewer threads than workers, because the system cannot start more."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from support.child import run_child
 
 @pytest.fixture
 def most(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The first element is how many worker threads can be started."""
+    """A list with one number: how many more worker threads can be started."""
     left = [3]
     start = threading.Thread.start
 
@@ -32,7 +32,7 @@ def most(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 class Together:
-    """Returns an item when as many are worked on at once as was asked for."""
+    """Returns an item once the given number of items run at the same time."""
 
     def __init__(self, count: int) -> None:
         self.most = 0
@@ -68,13 +68,13 @@ def run_amap(work: Any, items: Any) -> Any:
 
 
 @pytest.mark.parametrize("run", [run_map, run_stream, run_amap])
-def test_a_run_goes_on_with_the_threads_there_are_and_logs_it_once(
+def test_a_run_continues_with_fewer_threads_and_logs_it_once(
     most: list[int], caplog: pytest.LogCaptureFixture, run: Any
 ) -> None:
     work = Together(3)
     with caplog.at_level(logging.WARNING, "gptx_async"):
         assert run(work, range(300)) == [*range(300)]
-    assert work.most == 3, "all three worked at once"
+    assert work.most == 3, "all three ran at once"
     [record] = [
         each for each in caplog.records if each.name == "gptx_async.mapping.backends.threads"
     ]
@@ -134,8 +134,8 @@ def test_a_run_without_any_thread_is_an_error(most: list[int]) -> None:
         gptx_async.map(str, [1])
 
 
-def test_the_systems_own_limit_is_met_likewise() -> None:
-    """There is room for the stacks of a few threads only."""
+def test_the_limit_of_the_system_has_the_same_effect() -> None:
+    """The address space has room for the stacks of a few threads only."""
     program = """
     import logging, resource, sys, threading
     import gptx_async
