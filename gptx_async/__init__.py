@@ -1,7 +1,7 @@
-"""symbolicai's `GPTXChatEngine` for many model calls at once, from inside one Python process.
+"""symbolicai's `GPTXChatEngine` with concurrent model calls, inside one Python process.
 
-`install()` builds the engine and registers it with symbolicai, which is imported only then: that
-takes seconds.
+`install()` builds the engine and registers it with symbolicai. Only then is symbolicai imported,
+which takes seconds.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from . import errors
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from .mapping.map import AsyncMap, amap, map  # noqa: A004 - ours is meant
+    from .mapping.map import AsyncMap, amap, map  # noqa: A004 - a public name
     from .mapping.results import Failed, Results
     from .pacing.rate_limit import RateLimit
     from .symbolicai.dynamic import AsyncDynamicEngine, dynamic_engine
     from .symbolicai.engine import AsyncBatchEngine, AsyncGPTXBatchEngine, install, uninstall
-    from .telemetry.recorder import Percentiles, Stats, configure_logging
+    from .telemetry.events import configure_logging
+    from .telemetry.stats import Percentiles, Stats
 
 _ROOMS = {
     "AsyncBatchEngine": "symbolicai.engine",
@@ -26,18 +27,18 @@ _ROOMS = {
     "AsyncGPTXBatchEngine": "symbolicai.engine",
     "AsyncMap": "mapping.map",
     "Failed": "mapping.results",
-    "Percentiles": "telemetry.recorder",
+    "Percentiles": "telemetry.stats",
     "RateLimit": "pacing.rate_limit",
     "Results": "mapping.results",
-    "Stats": "telemetry.recorder",
+    "Stats": "telemetry.stats",
     "amap": "mapping.map",
-    "configure_logging": "telemetry.recorder",
+    "configure_logging": "telemetry.events",
     "dynamic_engine": "symbolicai.dynamic",
     "install": "symbolicai.engine",
     "map": "mapping.map",
     "uninstall": "symbolicai.engine",
 }
-"""Where each public name is found, when it is first asked for."""
+"""The module of each public name, which is imported when the name is first used."""
 
 __all__ = [
     "AsyncBatchEngine",

@@ -17,8 +17,9 @@ from ..errors import CostLimitError
 from ..pacing.governor import Governor
 from ..pacing.queue import Permit, StarvedError, Ticket
 from ..pacing.settings import Pacing
-from ..telemetry import recorder as telemetry
+from ..telemetry.events import governor_changed
 from ..telemetry.recorder import Recorder
+from ..telemetry.usage import tokens_of
 from ..transport.body import MAX_RESPONSE_BYTES
 from ..transport.chat_post import Post
 from ..transport.client import Client, ClientSettings, Completed
@@ -227,7 +228,7 @@ class Request:
         return response
 
     def _new_destination(self) -> _Destination:
-        return _Destination(Governor(self.record.model or "", telemetry.governor_changed))
+        return _Destination(Governor(self.record.model or "", governor_changed))
 
     async def _ask(self, client: Client, destination: _Destination) -> Any:
         """Reserve what the request may cost, then send it."""
@@ -295,7 +296,7 @@ class Request:
         if self._refusals is not None:
             self._refusals.ended(self._key, number, answered=True)
         with retry.settling(permit):
-            permit.succeeded(completed.headers, telemetry.tokens_of(completed.value))
+            permit.succeeded(completed.headers, tokens_of(completed.value))
         self.status = completed.status
         return completed.value
 

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .. import errors
-from ..telemetry import recorder as telemetry
+from ..telemetry import events
 from .scope import LoopScope
 from .thread import LoopThread
 
@@ -78,7 +78,7 @@ class LoopService:
         if thread is not None:
             in_flight = len(thread.pending)
             thread.close()
-            telemetry.service_closed(self._name, in_flight)
+            events.service_closed(self._name, in_flight)
 
     @property
     def is_closed(self) -> bool:
@@ -127,9 +127,9 @@ class LoopService:
                 dead, self._current = thread, None
         # Logged without the lock: a log handler may wait for a thread that makes a call.
         if dead is not None:
-            telemetry.service_restarted(self._name, dead.cause)
+            events.service_restarted(self._name, dead.cause)
         elif thread is not before:
-            telemetry.service_started(self._name)
+            events.service_started(self._name)
 
     def _check_thread(self, what: str) -> None:
         current = self._current

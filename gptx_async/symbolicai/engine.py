@@ -37,7 +37,8 @@ from ..calls.token_estimate import estimate_tokens
 from ..loop.call import Call, Outcome
 from ..pacing.rate_limit import RateLimit
 from ..pacing.settings import Pacing
-from ..telemetry.recorder import Recorder, Stats
+from ..telemetry.recorder import Recorder
+from ..telemetry.stats import Stats
 from ..transport.body import MAX_RESPONSE_BYTES
 from ..transport.client import ClientSettings
 from ..transport.client_cache import IDLE_CLIENT_SECONDS

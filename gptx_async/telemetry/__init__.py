@@ -1,5 +1,5 @@
-"""What is counted, logged and traced of each call.
+"""What is counted, logged and traced for each call.
 
-This room knows records, statistics, events and spans. It must not know how a call is made or paced,
-nor anything of symbolicai.
+This room knows records, statistics, costs, events and spans. It must not know how a call is made or
+paced, nor anything of symbolicai.
 """

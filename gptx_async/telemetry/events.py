@@ -1,14 +1,13 @@
-"""The events that the package tells of: their names, their levels, and where they go.
+"""The package's events: their names, levels and fields, and where they are logged.
 
-Where an application has configured structlog they go through its processors. Where it has not, they
-go to `logging`, to the loggers below "gptx_async", whose level is WARNING unless the application
-sets another. Which of the two is looked up at each event, for an application may configure late.
-structlog, which takes 90 ms to import, is not imported for that: an application that has not
-imported it has not configured it.
+If the application has configured structlog, events go through its processors. Otherwise they go to
+`logging`, to loggers below "gptx_async", whose level is WARNING unless the application changes it.
+This is decided for each event, because an application may configure structlog late. The package
+does not import structlog, which takes 90 ms: an application that has not imported it has not
+configured it.
 
-An event is told in the thread in which it happens, which for the attempts of calls is the
-background loop's: a handler or processor that blocks holds up every call. One that raises harms
-none.
+Events are logged in the thread where they happen. For attempts that is the background loop's
+thread, so a handler or processor that blocks delays all calls. One that raises does no harm.
 """
 
 from __future__ import annotations
@@ -24,7 +23,20 @@ import threading
 from collections.abc import Mapping
 from typing import Any, Final
 
-__all__ = ["EVENTS", "Burst", "configure_logging", "emit", "is_enabled", "without_keys"]
+from .failures import request_id_of, status_of
+
+__all__ = [
+    "EVENTS",
+    "Burst",
+    "configure_logging",
+    "emit",
+    "governor_changed",
+    "is_enabled",
+    "service_closed",
+    "service_restarted",
+    "service_started",
+    "without_keys",
+]
 
 _PACE = ("model", "limit", "rate")
 
@@ -63,18 +75,18 @@ EVENTS: Final[Mapping[str, tuple[int, tuple[str, ...]]]] = {
     "service.closed": (logging.INFO, ("loop_thread", "in_flight")),
     "service.restarted": (logging.WARNING, ("loop_thread", "cause")),
 }
-"""Of each event: its level, and the fields that it may have. One that is not known is left out.
-None is called as what `logging` gives a record of its own ("thread"), which it would refuse.
+"""The level of each event, and its fields. Unknown values are left out.
 
-The later ones of a burst of `attempt.failed` or `attempt.retried` are DEBUG.
+No field has the name of an attribute of `logging.LogRecord`, such as "thread": `logging` rejects
+those. After the first of a burst, `attempt.failed` and `attempt.retried` are DEBUG.
 """
 
 QUIET_SECONDS = 30.0
-"""How long there is none before the next one begins a new burst: half of the longest usual pause
-that a server asks for."""
+"""Seconds without an event after which the next one starts a new burst: half of the longest pause
+that servers usually ask for."""
 
 MAX_TEXT = 200
-"""How long a field may be that comes from outside, a request id say, where no content is wanted."""
+"""The longest text from outside in a field, for example a request id, in characters."""
 
 _PLAIN = re.compile(r"[\w.:/@+-]+")
 _KEYS = re.compile(r"((?<![A-Za-z0-9])(?:sk-|gsk_|Bearer )\s*)[\w.~+/=-]+")
@@ -83,14 +95,14 @@ _broken: set[type[BaseException]] = set()
 
 
 def emit(event: str, fields: Mapping[str, Any], level: int | None = None) -> None:
-    """Tell of an event. Allowed in any thread; never raises what a handler or processor raises.
+    """Log an event. Allowed in any thread; errors of handlers and processors are not raised.
 
-    Nothing is told any more when the main thread has ended: what then fails, fails for that.
+    Nothing is logged after the main thread has ended, because failures at that time are expected.
 
     Args:
-        event: A name of `EVENTS`.
-        fields: Its fields; those that are None are left out.
-        level: Another level than the event's own.
+        event: A name in `EVENTS`.
+        fields: The event's fields. Fields that are None are left out.
+        level: A level to use instead of the event's own.
     """
     if not threading.main_thread().is_alive():
         return
@@ -106,29 +118,29 @@ def emit(event: str, fields: Mapping[str, Any], level: int | None = None) -> Non
             method = logging.getLevelName(level).lower()
             getattr(structlog.get_logger(_logger_name(event)), method)(event, **known)
     except Exception as error:
-        _tell_of_broken_handler(error)
+        _report_broken_handler(error)
     except BaseException as error:
-        # A `DropEvent`, in a configuration whose logger does not catch it.
+        # A `DropEvent` in a configuration whose logger does not catch it.
         if type(error).__module__ != "structlog.exceptions":
             raise
 
 
 def is_enabled(event: str) -> bool:
-    """Tell whether anybody may want an event; structlog's own filter is not asked."""
+    """Return whether an event may be logged anywhere. structlog's filters are not consulted."""
     if _configured_structlog() is not None:
         return True
     return _logger(event).isEnabledFor(EVENTS[event][0])
 
 
 def configure_logging(json: bool = False, level: int | str = "INFO") -> None:
-    """Show the package's events on standard error: for scripts, and others that have no logging.
+    """Show the package's events on standard error, for scripts without their own logging.
 
-    It sets up the logger "gptx_async" alone, whose records then no longer go to the root logger's
-    handlers too. Calling it again changes what the first call set up. In an application that has
-    configured structlog the events go on going there.
+    It configures only the logger "gptx_async", whose records then no longer reach the root logger's
+    handlers. Another call replaces the first one's configuration. If the application has configured
+    structlog, events still go there.
 
     Args:
-        json: One JSON object a line, in place of text for people.
+        json: Whether to write one JSON object per line instead of text.
         level: The lowest level that is shown.
 
     Raises:
@@ -147,18 +159,60 @@ def configure_logging(json: bool = False, level: int | str = "INFO") -> None:
 
 
 def without_keys(text: str) -> str:
-    """Take out of a text what looks like a key: a server may say back the one it refuses."""
+    """Return a text with keys removed: a server may repeat the key that it rejects."""
     return _KEYS.sub(r"\1...", text)
 
 
-class Burst:
-    """Tells the first of a burst from the others, which come before it was quiet for a while.
-
-    Not for several threads at once: its owner has a lock.
+def governor_changed(event: str, fields: Mapping[str, Any]) -> None:
+    """Log that a governor sends more or fewer requests than before, or pauses.
 
     Args:
-        event: The event that comes in bursts.
-        quiet: Seconds without one that end a burst.
+        event: `governor_cut`, `governor_grew` or `governor_paused`.
+        fields: The fields from `Governor`, with the model's name.
+    """
+    error = fields.get("error") if event != "governor_grew" else None
+    logged = {
+        "model": fields["governor"] or None,
+        "before": fields.get("before"),
+        "limit": fields["limit"],
+        "rate_before": fields.get("rate_before"),
+        "rate": fields["rate"],
+        "seconds": fields.get("seconds"),
+        "status": None if error is None else status_of(error),
+        "request_id": None if error is None else request_id_of(error),
+    }
+    emit(event.replace("_", ".", 1), logged)
+
+
+def service_started(thread: str) -> None:
+    """Log that the background thread of this name has started."""
+    emit("service.started", {"loop_thread": thread})
+
+
+def service_closed(thread: str, in_flight: int) -> None:
+    """Log that the background thread has ended, with this number of calls in flight."""
+    emit("service.closed", {"loop_thread": thread, "in_flight": in_flight})
+
+
+def service_restarted(thread: str, cause: BaseException | str | None) -> None:
+    """Log that a new background thread has replaced one that died.
+
+    Args:
+        thread: The new thread's name.
+        cause: Why the old thread died. Only the class of an exception is logged.
+    """
+    name = type(cause).__qualname__ if isinstance(cause, BaseException) else cause
+    emit("service.restarted", {"loop_thread": thread, "cause": name})
+
+
+class Burst:
+    """Distinguishes the first event of a burst from later ones.
+
+    Not thread-safe: its owner has a lock.
+
+    Args:
+        event: The event.
+        quiet: Seconds without the event that end a burst.
     """
 
     __slots__ = ("_began", "_event", "_last", "_quiet", "suppressed")
@@ -170,11 +224,11 @@ class Burst:
         self._began = self._last = float("-inf")
 
     def note(self, now: float) -> tuple[bool, dict[str, Any] | None]:
-        """Count one that happens now.
+        """Count an event that happens now.
 
         Returns:
-            Whether it is the first of a burst; and, if the burst before has not been told of yet,
-            the fields of its `burst.ended`.
+            Whether the event is the first of a burst; and the fields of `burst.ended` for the
+            previous burst, if that was not logged yet.
         """
         is_first = now - self._last >= self._quiet
         ended = self.end(now)
@@ -186,7 +240,7 @@ class Burst:
         return is_first, ended
 
     def end(self, now: float) -> dict[str, Any] | None:
-        """Return the fields of `burst.ended`, once, if a burst is over that hid something."""
+        """Return the fields of `burst.ended`, once, if a burst with suppressed events is over."""
         if not self.suppressed or now - self._last < self._quiet:
             return None
         fields = {
@@ -198,7 +252,7 @@ class Burst:
         return fields
 
 
-# symbolicai sets the root logger to DEBUG, with a handler that prints INFO for each of its engines.
+# symbolicai sets the root logger to DEBUG, and adds a handler that prints INFO for each engine.
 if not logging.getLogger("gptx_async").level:
     logging.getLogger("gptx_async").setLevel(logging.WARNING)
 
@@ -206,7 +260,7 @@ _CONSOLE_FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
 
 
 class _StandardErrorHandler(logging.StreamHandler[Any]):
-    """Writes to what `sys.stderr` is at the time: notebooks and tests put another in its place."""
+    """Writes to the current `sys.stderr`, which notebooks and tests replace."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -217,11 +271,11 @@ class _StandardErrorHandler(logging.StreamHandler[Any]):
 
     @stream.setter
     def stream(self, value: Any) -> None:
-        """Refuse another one, as `StreamHandler` does not."""
+        """Ignore the assignment in `StreamHandler`."""
 
 
 class _JSONFormatter(logging.Formatter):
-    """One JSON object for a record: when, how grave, what, and the event's fields."""
+    """Formats a record as one JSON object, with the fields of the event."""
 
     def format(self, record: logging.LogRecord) -> str:
         event: str | None = getattr(record, "event", None)
@@ -244,7 +298,7 @@ def _configured_structlog() -> Any:
     structlog = sys.modules.get("structlog")
     if structlog is None:
         return None
-    # Another thread may be importing it at this moment.
+    # Another thread may be importing structlog right now.
     is_configured = getattr(structlog, "is_configured", None)
     return structlog if is_configured is not None and is_configured() else None
 
@@ -263,7 +317,7 @@ def _clean(value: Any) -> Any:
 
 
 def _line(event: str, fields: Mapping[str, Any]) -> str:
-    """Make the line for people; a value from outside can neither end it nor feign a field."""
+    """Return a line of text. Values from outside can neither break the line nor imitate a field."""
     return " ".join([event, *(f"{name}={_shown(value)}" for name, value in fields.items())])
 
 
@@ -272,13 +326,13 @@ def _shown(value: Any) -> str:
     return text if _PLAIN.fullmatch(text) else repr(value)
 
 
-def _tell_of_broken_handler(error: Exception) -> None:
-    """Say once for each class of error that a handler raises; not its text, which may say more."""
+def _report_broken_handler(error: Exception) -> None:
+    """Report an error of a handler, once per class, without its text, which may contain content."""
     if type(error) in _broken or not logging.raiseExceptions or sys.stderr is None:
         return
     _broken.add(type(error))
-    with contextlib.suppress(Exception):  # nowhere left to say it
+    with contextlib.suppress(Exception):  # there is nowhere left to report it
         sys.stderr.write(
             f"gptx_async: a log handler or processor raised {type(error).__qualname__}; the event "
-            "is lost, the model call is not. This is said once.\n"
+            "is lost, but the model call is not affected. This is reported once.\n"
         )

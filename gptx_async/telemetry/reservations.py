@@ -1,4 +1,4 @@
-"""Money that is set aside for calls in flight, so that `max_cost` is kept by many calls at once."""
+"""Reserve the expected cost of calls in flight, so that concurrent calls keep to `max_cost`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["Reservations"]
 
 
 class Reservations:
-    """The US$ that the calls in flight of one engine are expected to cost. On the loop's thread.
+    """The expected costs of one engine's calls in flight, in US$. Only on the loop's thread.
 
-    Calls that do not fit wait for the calls in flight, first come first served, and are rejected
-    only when nothing is in flight whose cost may turn out lower.
+    Calls that do not fit wait for the calls in flight, first come first served. They are rejected
+    only when nothing is in flight that may cost less than expected.
     """
 
     def __init__(self) -> None:
@@ -29,15 +29,16 @@ class Reservations:
         left: Callable[[], float],
         reject: Callable[[float], Exception],
     ) -> AsyncIterator[None]:
-        """Reserve what a call may cost, for as long as the block runs.
+        """Reserve the expected cost of a call while the block runs.
 
         Args:
-            estimate: Returns the US$; None while nothing is known, and then the call goes alone.
-            left: Returns the US$ that are not spent, reserved or not.
-            reject: Makes the error for a call that costs so many US$, or 0 if nothing is left.
+            estimate: Returns the expected cost in US$. None while nothing is known: the call is
+                then sent alone.
+            left: Returns the US$ that are not spent yet, including reserved amounts.
+            reject: Builds the error for a call of this cost in US$, or for 0 if nothing is left.
 
         Raises:
-            Exception: What `reject` made, because the call does not fit.
+            Exception: The error from `reject`, if the call does not fit.
         """
         call = object()
         self._amounts[call] = await self._wait_for_room(estimate, left, reject)
@@ -54,7 +55,7 @@ class Reservations:
         left: Callable[[], float],
         reject: Callable[[float], Exception],
     ) -> float:
-        is_first = not self._waiting  # or it would overtake the calls that wait
+        is_first = not self._waiting  # otherwise the call would overtake waiting calls
         while True:
             amount, rest = estimate(), left()
             if is_first and not self._amounts:
@@ -76,13 +77,13 @@ class Reservations:
         try:
             await turn
         except asyncio.CancelledError:
-            with contextlib.suppress(ValueError):  # it was its turn already
+            with contextlib.suppress(ValueError):  # its turn had come already
                 self._waiting.remove(turn)
             self._wake_next()
             raise
 
     def _wake_next(self) -> None:
-        """Let the call that came first look whether there is room."""
+        """Let the first waiting call check whether it fits."""
         if self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():

@@ -1,4 +1,4 @@
-"""The counts of an engine's calls, and the snapshot of them that `stats()` returns."""
+"""The counts of an engine's calls, and the statistics that `stats()` returns."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from math import ceil, log
 
 from .events import Burst
+from .usage import Usage
 
 __all__ = ["Counts", "Histogram", "Percentiles", "Stats"]
 
 RELATIVE_ERROR = 0.01
-"""How far a percentile of `Stats` may be from the exact one, as a part of it."""
+"""The largest relative error of the percentiles in `Stats`."""
 
 _GAMMA = (1 + RELATIVE_ERROR) / (1 - RELATIVE_ERROR)
 _PER_LOG = 1 / log(_GAMMA)
@@ -21,7 +22,7 @@ _SHORTEST, _LONGEST = 1e-6, 1e7
 
 @dataclass(frozen=True, slots=True)
 class Percentiles:
-    """Seconds, within 1 % of the exact ones; None when nothing was counted."""
+    """Percentiles in seconds, with an error of at most 1 %. None before the first call."""
 
     p50: float | None
     p95: float | None
@@ -30,42 +31,42 @@ class Percentiles:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """What became of the calls since the engine was made, or since `reset_stats()`.
+    """Statistics of the calls since the engine was created, or since `reset_stats()`.
 
-    `calls == answered + failed + cancelled + in_flight + waiting`, always.
+    `calls == answered + failed + cancelled + in_flight + waiting` always holds.
 
     Attributes:
-        calls: Calls made, with those that were in progress at the reset.
+        calls: Calls made, including those in progress at the reset.
         answered: Calls that ended with an answer.
         failed: Calls that ended with an error.
-        cancelled: Calls that were given up by their caller.
+        cancelled: Calls that their caller gave up.
         attempts: Requests sent.
-        retries: Those of them that were not the first of their call.
-        failures: How often an attempt failed, or a call before its attempt, by kind: 'rate_limit',
-            'timeout', 'connection', 'status_500' and so on.
-        rate_limited: Attempts that were answered with a 429, also 'insufficient_quota'.
-        tokens_in: Tokens of the prompts as far as servers told, with those of failed attempts.
-        tokens_out: Tokens of the answers, likewise.
-        failed_tokens_in: Those of them that were of failed attempts.
-        failed_tokens_out: Those of them that were of failed attempts.
-        in_flight: Requests that are out now.
-        waiting: Calls that wait for their turn, or for their next attempt, now.
-        limit: How many requests may be out at once now; None if nobody said.
-        waited: How long the calls that ended waited in all, for their turns and between attempts.
-        took: How long the calls that were answered or failed took, waiting included.
-        cost: US$ of all that is known; None without a price table.
-        unpriced_calls: Answers that are not in `cost`: of a model without a price, or without a
-            count of tokens.
-        limit_source: Where `limit` comes from: 'configured', or 'learned' from overload.
-        rate: Requests a second that are sent at most now; None if nothing limits them.
-        rate_source: Where `rate` comes from: 'configured', 'told' by the server's headers, or
+        retries: Requests that were not the first of their call.
+        failures: The number of failed attempts, and of calls that failed before an attempt, by
+            kind: 'rate_limit', 'timeout', 'connection', 'status_500' and so on.
+        rate_limited: Attempts answered with a 429, including 'insufficient_quota'.
+        tokens_in: Tokens of the prompts as reported by servers, including failed attempts.
+        tokens_out: Tokens of the answers as reported by servers, including failed attempts.
+        failed_tokens_in: The part of `tokens_in` that belongs to failed attempts.
+        failed_tokens_out: The part of `tokens_out` that belongs to failed attempts.
+        in_flight: Requests in flight now.
+        waiting: Calls that now wait for their turn or for their next attempt.
+        limit: The largest number of requests in flight now; None before the first call.
+        waited: How long ended calls waited in total, for their turns and between attempts.
+        took: How long answered and failed calls took, including their waits.
+        cost: The known cost in US$; None without prices.
+        unpriced_calls: Answers that `cost` does not include, because their model has no price or
+            the server reported no tokens.
+        limit_source: The source of `limit`: 'configured', or 'learned' from overload.
+        rate: The largest number of requests per second now; None if nothing limits it.
+        rate_source: The source of `rate`: 'configured', 'told' by the server's headers, or
             'learned' from its refusals.
-        last_cut: What led to the last cut of the limit or the rate, or to the last pause: a kind as
-            in `failures`; None if there was none.
-        next_call_in: Seconds until the next request may go out, if calls wait for a limit, or if
-            all of them wait as a 429 told them to.
-        token_rate: Tokens a second that are sent at most now; None if nothing limits them.
-        token_rate_source: Where `token_rate` comes from: 'configured', or 'told' by the server's
+        last_cut: The cause of the last cut of the limit or the rate, or of the last pause, as a
+            kind in `failures`; None if there was none.
+        next_call_in: Seconds until the next request may be sent, if calls wait for a limit, or if
+            all calls wait as a 429 asks them to.
+        token_rate: The largest number of tokens per second now; None if nothing limits it.
+        token_rate_source: The source of `token_rate`: 'configured', or 'told' by the server's
             headers.
     """
 
@@ -97,7 +98,7 @@ class Stats:
     token_rate_source: str | None = None
 
     def table(self) -> str:
-        """Return a table for people, a line for each subject."""
+        """Return the statistics as a text table for people."""
         kinds = sorted(self.failures.items(), key=lambda pair: (-pair[1], pair[0]))
         rows = [
             (
@@ -144,8 +145,8 @@ class Stats:
 class Counts:
     """The counts of a recorder, and their lock.
 
-    The lock may be taken again by the thread that holds it: a signal handler or a finalizer that
-    runs between two steps must not wait for itself.
+    The lock is re-entrant, because a signal handler or a finalizer may run while its thread holds
+    the lock.
     """
 
     __slots__ = (
@@ -182,7 +183,7 @@ class Counts:
         self.reset()
 
     def reset(self) -> None:
-        """Count from zero; calls in progress are counted as made now."""
+        """Count from zero. Calls in progress count as new."""
         with self.lock:
             self.calls = self.in_flight + self.waiting
             self.attempts = self.in_flight
@@ -194,8 +195,32 @@ class Counts:
             self.failures: dict[str, int] = {}
             self.waited, self.took = Histogram(), Histogram()
 
+    def add_failure(self, kind: str, usage: Usage | None, *, is_429: bool) -> None:
+        """Count a failed attempt and its tokens. Needs the lock."""
+        self.failures[kind] = self.failures.get(kind, 0) + 1
+        self.rate_limited += is_429
+        if usage is not None:
+            self.tokens_in += usage[0]
+            self.tokens_out += usage[2]
+            self.failed_tokens_in += usage[0]
+            self.failed_tokens_out += usage[2]
+
+    def add_cost(self, cost: float | None, charged: float | None, *, has_model: bool) -> None:
+        """Count the cost of a response. Needs the lock.
+
+        Args:
+            cost: US$, or None if it is unknown.
+            charged: US$ that count against `max_cost`.
+            has_model: Whether the request names a model, so that it could have a price.
+        """
+        if cost is None:
+            self.unpriced += has_model
+        else:
+            self.cost += cost
+        self.spent += charged or 0.0
+
     def snapshot(self, limit: int | None, *, has_prices: bool) -> Stats:
-        """Return what was counted; it adds up."""
+        """Return the statistics at one moment, so that they add up."""
         with self.lock:
             waited, took = self.waited.copy(), self.took.copy()
             stats = Stats(
@@ -219,16 +244,16 @@ class Counts:
                 cost=self.cost if has_prices else None,
                 unpriced_calls=self.unpriced if has_prices else 0,
             )
-        # Not under the lock, which the loop's thread would wait for.
+        # Outside the lock, so that the loop's thread does not wait for it.
         return replace(stats, waited=waited.percentiles(), took=took.percentiles())
 
 
 class Histogram:
-    """Counts of durations in buckets that grow by a constant factor, in constant memory.
+    """A histogram of durations whose buckets grow by a constant factor. It uses constant memory.
 
-    DDSketch's formula: C. Masson, J. E. Rim, H. K. Lee, "DDSketch", VLDB 2019, arXiv:1908.10693.
-    With the factor (1 + a) / (1 - a) a bucket's middle is within the relative error a of all in it.
-    From a microsecond to four months there are 1497 buckets.
+    The formula is from C. Masson, J. E. Rim, H. K. Lee, "DDSketch", VLDB 2019, arXiv:1908.10693.
+    With the factor (1 + a) / (1 - a) the relative error of a bucket's middle is at most a. There
+    are 1497 buckets from a microsecond to four months.
     """
 
     __slots__ = ("_buckets", "_count")
@@ -238,7 +263,7 @@ class Histogram:
         self._count = 0
 
     def add(self, seconds: float) -> None:
-        """Count one."""
+        """Count one duration."""
         if not _SHORTEST < seconds < _LONGEST:
             seconds = min(max(seconds, _SHORTEST), _LONGEST)
         bucket = ceil(log(seconds) * _PER_LOG)
@@ -246,18 +271,18 @@ class Histogram:
         self._count += 1
 
     def copy(self) -> Histogram:
-        """Return another one with the same counts."""
+        """Return a copy."""
         other = Histogram()
         other._buckets = dict(self._buckets)
         other._count = self._count
         return other
 
     def percentiles(self) -> Percentiles:
-        """Return those of what was counted so far."""
+        """Return the percentiles of all durations so far."""
         return Percentiles(*(self._quantile(part) for part in (0.5, 0.95, 0.99)))
 
     def _quantile(self, part: float) -> float | None:
-        """Return the value of the rank `part * (count - 1)`, counted from 0 and rounded down."""
+        """Return the value at the zero-based rank `part * (count - 1)`, rounded down."""
         rank = int(part * (self._count - 1))
         for bucket in sorted(self._buckets):
             rank -= self._buckets[bucket]

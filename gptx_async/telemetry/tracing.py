@@ -1,14 +1,14 @@
-"""Model calls as OpenTelemetry spans, by its conventions for generative AI (`gen_ai.*`).
+"""Trace model calls as OpenTelemetry spans, by the semantic conventions for generative AI.
 
 https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-spans/
 
-OpenTelemetry is not imported before the application has: without it there is no span to be a child
-of, and no provider to take one. The import is made in the thread that calls, never first on the
-loop's, where the module's lock could be held by one who waits for that loop.
+The package imports OpenTelemetry only after the application has. Before that there are neither
+parent spans nor a provider. The import happens in the caller's thread, never first on the loop's
+thread: the holder of the module's lock could be waiting for that loop.
 
-A span holds no prompt and no answer, whatever the environment says: packages that instrument
-`openai` record those, if asked to. A span ends on the loop's thread, so a span processor that
-exports at once holds up every call: take the SDK's BatchSpanProcessor.
+A span never contains prompts or answers, whatever the environment variables say. Packages that
+instrument `openai` can record them. Spans end on the loop's thread, so a span processor that
+exports synchronously delays all calls. Use the SDK's BatchSpanProcessor.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Span, Tracer, TracerProvider
 
+    from .usage import Usage
+
 __all__ = ["CallSpan", "start_span"]
 
 OPERATIONS = {
@@ -34,7 +36,7 @@ OPERATIONS = {
     ("completions",): "text_completion",
     ("embeddings",): "embeddings",
 }
-"""The conventions' names for the resources of the client."""
+"""The operation names of the conventions, by the client's attributes."""
 
 REQUEST_ATTRIBUTES = {
     "frequency_penalty": "gen_ai.request.frequency_penalty",
@@ -54,23 +56,23 @@ def start_span(
     base_url: str | None = None,
     provider: TracerProvider | None = None,
 ) -> CallSpan | None:
-    """Start the span of a call. In the thread, and the context, of the one who calls.
+    """Start the span of a call, in the caller's thread and context. Never raises.
 
     Args:
-        path: The attributes of the client that lead to the method, its own name last.
+        path: The client's attributes that lead to the method, including the method.
         request: The method's keyword arguments.
-        base_url: Where the request goes.
-        provider: Whose span it is; the application's own, if it has set one, when not given.
+        base_url: The server.
+        provider: The provider; the application's global one if not given.
 
     Returns:
-        The span; without a provider only the caller's context, for the loop; None when there is
-        neither. Never raises.
+        The span. Without a provider, an object that only passes the caller's context on to the
+        loop, or None if there is no context either.
     """
     if "opentelemetry.trace" not in sys.modules:
         return None
     try:
         return _start_span(path, request, base_url, provider)
-    except Exception:  # a processor or sampler of the application: no reason not to call
+    except Exception:  # an application's processor or sampler must not fail the call
         return None
 
 
@@ -99,9 +101,9 @@ def _start_span(
 
 
 class CallSpan:
-    """The span of one call, and the context in which its attempts are to be made.
+    """The span of one call, and the context for its attempts.
 
-    No method raises what a span processor raises; all are allowed in any thread.
+    All methods are allowed in any thread, and do not raise the errors of span processors.
     """
 
     __slots__ = ("_context", "_span")
@@ -111,11 +113,17 @@ class CallSpan:
         self._context = context
 
     def attached(self) -> Attached:
-        """Return a context manager in which the span is the current one. Around each attempt."""
+        """Return a context manager for an attempt, in which the span is the current one."""
         return Attached(self._context)
 
     def retried(self, attempt: int, error_type: str, retry_in: float) -> None:
-        """Note a failed attempt after which comes another."""
+        """Add an event for a failed attempt that is retried.
+
+        Args:
+            attempt: The number of attempts so far.
+            error_type: The name of the exception's class.
+            retry_in: Seconds until the next attempt.
+        """
         if self._span is not None:
             attributes: dict[str, str | int | float] = {
                 "attempt": attempt,
@@ -125,17 +133,17 @@ class CallSpan:
             with contextlib.suppress(Exception):
                 self._span.add_event("attempt.retried", attributes)
 
-    def answered(self, response: Any, usage: tuple[int, int, int] | None) -> None:
-        """End the span with what is known of the answer.
+    def answered(self, response: Any, usage: Usage | None) -> None:
+        """Add the answer's attributes to the span, and end it.
 
         Args:
             response: The SDK's object.
-            usage: Its tokens in, those of them that were cached, and out.
+            usage: The answer's tokens.
         """
         span, self._span = self._span, None
         if span is None:
             return
-        with contextlib.suppress(Exception):  # an answer as no other: it ends without the rest
+        with contextlib.suppress(Exception):  # for an answer of another shape, leave out the rest
             _set(span, "gen_ai.response.id", getattr(response, "id", None))
             _set(span, "gen_ai.response.model", getattr(response, "model", None))
             reasons = [choice.finish_reason for choice in getattr(response, "choices", None) or ()]
@@ -148,11 +156,11 @@ class CallSpan:
         _end(span)
 
     def failed(self, error_type: str, status: int | None) -> None:
-        """End the span of a call that failed, or was cancelled.
+        """End the span of a call that failed or was cancelled.
 
         Args:
             error_type: The name of the exception's class.
-            status: The last answer's HTTP status, if there was one.
+            status: The last response's HTTP status, if there was a response.
         """
         span, self._span = self._span, None
         if span is None:
@@ -161,15 +169,15 @@ class CallSpan:
         with contextlib.suppress(Exception):
             span.set_attribute("error.type", error_type)
             _set(span, "http.response.status_code", status)
-            span.set_status(trace.StatusCode.ERROR)  # without the text, which may hold content
+            span.set_status(trace.StatusCode.ERROR)  # without the text, which may contain content
         _end(span)
 
 
 class Attached:
-    """Makes an OpenTelemetry context the current one for a while, and nothing else of the caller's.
+    """Makes an OpenTelemetry context the current one for a block.
 
-    Not by attach and detach: OpenTelemetry logs an error for a detach in another context than the
-    attach, which is where a coroutine is closed that its loop did not finish.
+    It does not use `detach`: OpenTelemetry logs an error if that runs in another context than
+    `attach`, as it does when an unfinished coroutine is closed.
     """
 
     __slots__ = ("_before", "_context")
@@ -200,7 +208,7 @@ def _attributes(
     attributes: dict[str, Any] = {
         "gen_ai.operation.name": OPERATIONS.get(tuple(path[:-1]), ".".join(path)),
         "gen_ai.provider.name": "openai",
-        "gen_ai.system": "openai",  # its name before the conventions' 1.37
+        "gen_ai.system": "openai",  # the attribute's name before version 1.37 of the conventions
     }
     attributes.update(_server(base_url or ""))
     if isinstance(model := request.get("model"), str):
@@ -215,7 +223,7 @@ def _attributes(
 
 @functools.lru_cache(maxsize=16)
 def _server(base_url: str) -> Mapping[str, Any]:
-    """Read host and port out of a URL, and not the password that it may hold."""
+    """Return host and port of a URL, without the password that it may contain."""
     try:
         parts = urllib.parse.urlsplit(base_url)
         host, port = parts.hostname, parts.port
@@ -239,7 +247,7 @@ def _tracer(provider: TracerProvider) -> Tracer:
 
 
 def _is_switched_off(context: Context) -> bool:
-    """Tell whether spans are suppressed, here or, as for any instrumentation, by its name."""
+    """Return whether spans are suppressed, in this context or for this package by its name."""
     names = os.environ.get("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS", "")
     return bool(
         context.get("suppress_instrumentation")
@@ -253,5 +261,5 @@ def _set(span: Span, name: str, value: Any) -> None:
 
 
 def _end(span: Span) -> None:
-    with contextlib.suppress(Exception):  # a processor of the application's
+    with contextlib.suppress(Exception):  # an application's processor may raise
         span.end()

@@ -22,16 +22,12 @@ import structlog
 
 from gptx_async.errors import ConfigurationError, CostLimitError, LoopThreadDiedError
 from gptx_async.pacing.governor import Pace
-from gptx_async.telemetry import recorder as telemetry
-from gptx_async.telemetry.events import EVENTS, QUIET_SECONDS, emit
-from gptx_async.telemetry.recorder import (
-    CallRecord,
-    Recorder,
-    Stats,
-    configure_logging,
-    failure_kind,
-)
-from gptx_async.telemetry.stats import RELATIVE_ERROR, Histogram
+from gptx_async.telemetry import events as telemetry
+from gptx_async.telemetry.call_record import CallRecord
+from gptx_async.telemetry.events import EVENTS, QUIET_SECONDS, configure_logging, emit
+from gptx_async.telemetry.failures import failure_kind
+from gptx_async.telemetry.recorder import Recorder
+from gptx_async.telemetry.stats import RELATIVE_ERROR, Histogram, Stats
 from support import TESTS
 from support.child import run_child
 
@@ -588,7 +584,8 @@ def test_goes_to_logging_and_not_to_stdout_when_nothing_is_configured() -> None:
     child = run_child("""
         import sys
         import structlog
-        from gptx_async.telemetry.recorder import Recorder, service_started
+        from gptx_async.telemetry.events import service_started
+        from gptx_async.telemetry.recorder import Recorder
         call = Recorder().call({"model": "m\\nfeigned event=x", "messages": "secret"})
         call.sending()
         service_started("loop")
@@ -604,7 +601,8 @@ def test_goes_to_logging_and_not_to_stdout_when_nothing_is_configured() -> None:
 def test_imports_neither_structlog_nor_opentelemetry_by_itself() -> None:
     child = run_child("""
         import sys
-        from gptx_async.telemetry.recorder import Recorder, configure_logging
+        from gptx_async.telemetry.events import configure_logging
+        from gptx_async.telemetry.recorder import Recorder
         configure_logging(json=True, level="DEBUG")
         call = Recorder({"m": (1, 1)}).call({"model": "m"})
         with call.attached():

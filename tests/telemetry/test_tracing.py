@@ -19,7 +19,8 @@ from opentelemetry.trace import SpanKind, StatusCode
 from gptx_async.loop.scope import LoopScope
 from gptx_async.loop.service import LoopService
 from gptx_async.telemetry import tracing
-from gptx_async.telemetry.recorder import CallRecord, Recorder
+from gptx_async.telemetry.call_record import CallRecord
+from gptx_async.telemetry.recorder import Recorder
 from gptx_async.testing import FakeOpenAI
 from support.child import run_child
 
@@ -331,6 +332,6 @@ def test_works_when_opentelemetry_is_not_installed() -> None:
         with call.attached():
             call.sending()
         call.answered()
-        print(recorder.stats().answered, call._span)
+        print(recorder.stats().answered, call._report._span)
         """)
     assert child.stdout == "1 None\n", child.stderr
