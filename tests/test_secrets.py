@@ -40,7 +40,7 @@ from gptx_async.testing import (
     Stall,
     TruncatedJSON,
 )
-from gptx_async.transport.client import ClientSettings
+from gptx_async.transport.settings import ClientSettings
 from support.child import DEADLINE
 from support.hostile import HostileServer, make_argument
 from support.secrets_scan import keys_in

@@ -20,13 +20,14 @@ from ..pacing.settings import Pacing
 from ..telemetry.events import governor_changed
 from ..telemetry.recorder import Recorder
 from ..telemetry.usage import tokens_of
-from ..transport.body import MAX_RESPONSE_BYTES
 from ..transport.chat_post import Post
-from ..transport.client import Client, ClientSettings, Completed
+from ..transport.client import Client, Completed
 from ..transport.client_cache import IDLE_CLIENT_SECONDS, ClientCache
 from ..transport.idle_cache import IdleCache
 from ..transport.no_completion import error_in
 from ..transport.original_error import copy_of
+from ..transport.response_body import MAX_RESPONSE_BYTES
+from ..transport.settings import ClientSettings
 from . import retry
 from .refusals import Refusals
 from .token_estimate import most_answer_tokens, prompt_texts

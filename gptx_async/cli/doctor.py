@@ -580,8 +580,8 @@ async def _models_of(subject: Subject) -> list[str]:
     """Return the names of the models that the base URL lists."""
     import openai
 
-    from ..transport.client import settings_of
     from ..transport.client_cache import ClientCache
+    from ..transport.settings import settings_of
 
     key = (subject.key or "").strip() or "none"
     with openai.OpenAI(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..errors import ItemStoppedError
-from ..transport.error_keys import hide_key
+from ..transport.redaction import hide_key
 from .backends.backend import BackendRun, ItemOutcome
 from .backends.threads import ThreadRun
 from .job import MapJob

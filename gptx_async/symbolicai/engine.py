@@ -39,12 +39,12 @@ from ..pacing.rate_limit import RateLimit
 from ..pacing.settings import Pacing
 from ..telemetry.recorder import Recorder
 from ..telemetry.stats import Stats
-from ..transport.body import MAX_RESPONSE_BYTES
-from ..transport.client import ClientSettings
 from ..transport.client_cache import IDLE_CLIENT_SECONDS
-from ..transport.error_keys import hide_key
 from ..transport.no_completion import note_of
-from ..transport.sync_side import is_double
+from ..transport.patched_sync_client import is_double
+from ..transport.redaction import hide_key
+from ..transport.response_body import MAX_RESPONSE_BYTES
+from ..transport.settings import ClientSettings
 from . import process_wide
 from .account import with_key_of_this_process, without_keys
 from .option_properties import OptionProperties

@@ -1,87 +1,63 @@
-"""The client of Cerebras's own SDK, a twin of OpenAI's by the same generator (Stainless).
+"""A client of Cerebras's own SDK, which is generated like OpenAI's, by Stainless.
 
-It is imported only where such a client is met. The rooms above know OpenAI's exceptions alone, by
-which they try again, keep the pace and tell: on the loop each error is one of those, and carries
-the SDK's own, which the thread that asked gets to see.
+Import this module only for such a client: the SDK is optional. The rooms above know only OpenAI's
+exceptions, so an OpenAI error replaces each error of Cerebras's SDK. It carries the original error,
+which the calling thread raises.
 """
 
 from __future__ import annotations
 
-import functools
-from dataclasses import dataclass
 from typing import Any
 
 import openai
 from cerebras.cloud import sdk
 
-from .client import Client, ClientSettings, read_response, send_in_time
-from .connections import Connections, httpx_of
-from .environment import Environment
+from .attempt import install_hooks
+from .client import Client
+from .connections import Connections
 from .original_error import carry_original
+from .settings import ClientSettings
 
-__all__ = ["CerebrasSettings"]
+__all__ = ["build_cerebras_client"]
 
 
-@dataclass(frozen=True)
-class CerebrasSettings(ClientSettings):
-    """What makes one `Cerebras` client differ from another; see `ClientSettings`."""
+def build_cerebras_client(settings: ClientSettings, connections: Connections) -> Client:
+    """Build a client. Only on the loop that will own it.
 
-    def build_sync(self) -> Any:
-        """Build a sync client with these settings, as after unpickling an engine."""
-        return sdk.Cerebras(**self._arguments(), max_retries=self.max_retries)
+    The client opens as many connections as there are requests in flight, and sends each request
+    once.
 
-    @staticmethod
-    def read_environment() -> Environment:
-        """Read certificates and proxies, as a client does when it is built."""
-        return Environment.read(httpx_of(sdk))
-
-    def build_async(self, connections: Connections) -> Client:
-        """Build an async client with these settings. Only on the loop that is to own it.
-
-        It opens as many connections as there are requests out, and sends each of them once.
-
-        Args:
-            connections: Those of the settings' environment; for their certificates and proxies.
-        """
-        http_client = sdk.DefaultAsyncHttpxClient(**connections.limitless(sdk))
-        http_client.event_hooks = {"response": [read_response]}
-        http_client.send = functools.partial(  # type: ignore[method-assign]
-            send_in_time, http_client.send
-        )
-        client: Any = _AsyncCerebras(**self._arguments(), max_retries=0, http_client=http_client)
-        return Client(client, http_client)
-
-    def _arguments(self) -> dict[str, Any]:
-        return {
-            "api_key": self.api_key,
-            "base_url": self.base_url,
-            "timeout": self.timeout,
-            "default_headers": self.default_headers,
-            "default_query": self.default_query,
-            "warm_tcp_connection": False,  # which blocks, for up to a second
-        }
+    Args:
+        settings: The client's settings.
+        connections: The connections of the settings' environment. Only their certificates and
+            proxies are used.
+    """
+    http_client = sdk.DefaultAsyncHttpxClient(**connections.httpx_options(sdk))
+    install_hooks(http_client)
+    client: Any = _AsyncCerebras(**settings.arguments(), max_retries=0, http_client=http_client)
+    return Client(client, http_client)
 
 
 class _AsyncCerebras(sdk.AsyncCerebras):
-    """A client that raises OpenAI's exceptions in the place of its own."""
+    """A client that raises OpenAI's exceptions in place of its own."""
 
     async def request(self, *args: Any, **kwargs: Any) -> Any:
         try:
             return await super().request(*args, **kwargs)
         except sdk.APIError as error:
-            failed = carry_original(_in_openais_terms(error), error)
+            failed = carry_original(_as_openai_error(error), error)
         raise failed from failed.__cause__
 
 
-def _in_openais_terms(error: sdk.APIError) -> openai.APIError:
-    said: Any = error  # whose request is of httpx: as good here as one of openai 3's httpx2
-    request = said.request
+def _as_openai_error(error: sdk.APIError) -> openai.APIError:
+    untyped: Any = error  # its request is of httpx, but openai 3's errors are typed with httpx2
+    request = untyped.request
     if isinstance(error, sdk.APITimeoutError):
         return openai.APITimeoutError(request)
     if isinstance(error, sdk.APIConnectionError):
         return openai.APIConnectionError(message=error.message, request=request)
     if isinstance(error, sdk.APIStatusError):
         kind = getattr(openai, type(error).__name__, openai.APIStatusError)
-        failed: openai.APIError = kind(error.message, response=said.response, body=error.body)
+        failed: openai.APIError = kind(error.message, response=untyped.response, body=error.body)
         return failed
     return openai.APIError(error.message, request, body=error.body)

@@ -1,4 +1,4 @@
-"""The clients on the background loop: one per settings, as long as they are used."""
+"""The clients on the background loop: one for each distinct settings, closed when unused."""
 
 from __future__ import annotations
 
@@ -6,22 +6,24 @@ import functools
 
 import aiohttp
 
-from .client import Client, ClientSettings, send_by_aiohttp
+from .client import Client, build_client
 from .connections import Connections
 from .idle_cache import IdleCache, Lease
+from .settings import CerebrasSettings, ClientSettings
 
 __all__ = ["IDLE_CLIENT_SECONDS", "ClientCache"]
 
 IDLE_CLIENT_SECONDS = 60.0
-"""For how long a client is kept unused: building one anew takes a few milliseconds."""
+"""How long an unused client is kept. Building one takes a few milliseconds."""
 
 MOST_CLIENTS = 128
-"""How many clients are kept, in use or not; more only while they are all in use."""
+"""How many clients are kept. There are more only while all of them are in use."""
 
 MOST_ENVIRONMENTS = 4
+"""How many pools are kept. There are more only while all of them have clients."""
 
 CONNECTIONS_SECONDS = 600.0
-"""For how long a pool without clients is kept; its connections close by themselves, sooner."""
+"""How long a pool without clients is kept. Its connections close sooner, by themselves."""
 
 
 class ClientCache:
@@ -33,11 +35,11 @@ class ClientCache:
         self._pool_of: dict[Client, Lease[Connections]] = {}
 
     def take(self, settings: ClientSettings, seconds: float) -> Lease[Client]:
-        """Return the client with these settings, to be given back after its use.
+        """Return a lease of the client with these settings; end it with `give_back`.
 
         Args:
-            settings: Which client; it is built at the first use.
-            seconds: How long it may be unused before it is closed.
+            settings: The settings; the client is built at their first use.
+            seconds: How long the client may be unused before it is closed.
         """
         return self._clients.take(settings.key, functools.partial(self._build, settings), seconds)
 
@@ -51,12 +53,12 @@ class ClientCache:
         await self._pools.close()
 
     def _build(self, settings: ClientSettings) -> Client:
-        # A package that traces aiohttp patches the constructor: a pool from before is not traced.
+        # A tracer of aiohttp patches the constructor, and sees only sessions that are built later.
         key = settings.environment, aiohttp.ClientSession.__init__
-        build = functools.partial(Connections, settings.environment, send_by_aiohttp)
+        build = functools.partial(Connections, settings.environment)
         pool = self._pools.take(key, build, CONNECTIONS_SECONDS)
         try:
-            client = settings.build_async(pool.resource)
+            client = _build_client(settings, pool.resource)
         except BaseException:
             self._pools.give_back(pool)
             raise
@@ -68,3 +70,11 @@ class ClientCache:
             await client.close()
         finally:
             self._pools.give_back(self._pool_of.pop(client))
+
+
+def _build_client(settings: ClientSettings, connections: Connections) -> Client:
+    if isinstance(settings, CerebrasSettings):
+        from .cerebras import build_cerebras_client  # its SDK is optional
+
+        return build_cerebras_client(settings, connections)
+    return build_client(settings, connections)

@@ -1,76 +1,57 @@
-"""The connections that all clients of one environment share: one pool, one context for TLS.
+"""The connections shared by all clients of one environment: one pool, one TLS context.
 
-A key is a header of each request, so a pool is none's own; and a context for TLS, with the
-certificates that it trusts, takes most of the memory of a client.
+Clients with different keys can share a pool, because the key is a header of each request. They
+share a TLS context because it holds the trusted certificates, most of the memory of a client.
 """
 
 from __future__ import annotations
 
-import functools
-import sys
-from collections.abc import Awaitable, Callable
-from types import ModuleType
 from typing import Any
 
-import aiohttp
 import openai
 
-from ..private_names import are_there
-from .connector import Connector
 from .environment import Environment
-from .exchange import MAX_HEADER_BYTES
-from .private_names import POOL
+from .httpx_package import httpx_of
+from .openai_transport import build_transport
 
-__all__ = ["Connections", "Handle", "httpx_of"]
-
-Handle = Callable[[Any, Any], Awaitable[Any]]
-"""Sends a request of httpx, the second argument, by an aiohttp transport, the first."""
-
-
-def httpx_of(package: Any) -> ModuleType:
-    """Return the httpx that an SDK stands on: httpx2 for openai 3, else httpx.
-
-    Args:
-        package: `openai`, or `cerebras.cloud.sdk`.
-    """
-    return sys.modules[type(package.DEFAULT_CONNECTION_LIMITS).__module__.partition(".")[0]]
+__all__ = ["Connections"]
 
 
 class Connections:
-    """What the clients of one environment send by. On the loop.
+    """The transports of one environment, shared by its clients. On the loop.
 
     Args:
         environment: Certificates and proxies.
-        handle: Sends a request of httpx by one of the SDK's aiohttp transports.
 
     Raises:
         OSError: The certificates cannot be read.
-        ImportError: There is a SOCKS proxy, but not the package socksio.
+        ImportError: There is a SOCKS proxy, but the package socksio is not installed.
     """
 
-    def __init__(self, environment: Environment, handle: Handle) -> None:
+    def __init__(self, environment: Environment) -> None:
         self._httpx = httpx_of(openai)
         self._environment = environment
-        self._handle = handle
         self.tls_context = environment.tls_context(self._httpx)
-        """The context for TLS."""
+        """The TLS context of all connections."""
         self._transports: list[Any] = []
         self._direct = self._transport(None)
         self._mounts = environment.mounts(self._httpx, self._transport)
 
     def http_client(self) -> Any:
-        """Return a new httpx client for the SDK; closing it leaves the connections open."""
+        """Return a new httpx client for OpenAI's SDK. Closing it leaves the connections open."""
         return openai.DefaultAioHttpClient(
             transport=self._direct, mounts=self._mounts, trust_env=False
         )
 
-    def limitless(self, package: Any) -> dict[str, Any]:
-        """Return the arguments for httpx's own client of another SDK, with a pool of its own.
+    def httpx_options(self, sdk: Any) -> dict[str, Any]:
+        """Return the arguments for another SDK's httpx client, which has a pool of its own.
+
+        That pool has no limit.
 
         Args:
-            package: The SDK: `cerebras.cloud.sdk`.
+            sdk: The SDK's module, `cerebras.cloud.sdk`.
         """
-        httpx = httpx_of(package)
+        httpx = httpx_of(sdk)
         options = {"limits": httpx.Limits(max_connections=None), "verify": self.tls_context}
         mounts = self._environment.mounts(
             httpx, lambda proxy: httpx.AsyncHTTPTransport(proxy=proxy, trust_env=False, **options)
@@ -83,62 +64,17 @@ class Connections:
             await type(transport).aclose(transport)
 
     def _transport(self, proxy: Any) -> Any:
-        """Build a transport: aiohttp's, or httpx's own for a SOCKS proxy, which aiohttp lacks."""
+        """Build a transport: aiohttp's, or httpx's for a SOCKS proxy, which aiohttp cannot use."""
         if proxy is not None and proxy.url.scheme.startswith("socks"):
             limits = self._httpx.Limits(max_connections=None)
             options = {"verify": self.tls_context, "trust_env": False, "limits": limits}
             transport = self._httpx.AsyncHTTPTransport(proxy=proxy, **options)
         else:
-            limits = openai.DEFAULT_CONNECTION_LIMITS
-            proxy = proxy and _with_auth_as_header(self._httpx, proxy)
-            transport = _aiohttp_transport()(verify=self.tls_context, limits=limits, proxy=proxy)
-            transport.client = functools.partial(_build_session, transport)
-            transport.handle_async_request = functools.partial(self._handle, transport)
+            transport = build_transport(self.tls_context, proxy)
         self._transports.append(transport)
         transport.aclose = _leave_open
         return transport
 
 
-def _with_auth_as_header(httpx: ModuleType, proxy: Any) -> Any:
-    """Return a proxy of httpx whose user and password are a header, as httpx sends them.
-
-    The SDK's transport makes an `aiohttp.BasicAuth` of them, which aiohttp warns of.
-    """
-    if proxy.auth is None:
-        return proxy
-    request = httpx.Request("GET", proxy.url)
-    next(httpx.BasicAuth(*proxy.auth).sync_auth_flow(request))
-    headers = {"Proxy-Authorization": request.headers["authorization"], **proxy.headers}
-    return httpx.Proxy(proxy.url, headers=headers, ssl_context=proxy.ssl_context)
-
-
 async def _leave_open() -> None:
-    """Do nothing: a client is closed, and others send by its transport."""
-
-
-@functools.cache
-def _aiohttp_transport() -> type[Any]:
-    """Return the class of the SDK's aiohttp transport, which has no public name."""
-    return type(openai.DefaultAioHttpClient(verify=False, trust_env=False)._transport)
-
-
-def _build_session(transport: Any) -> aiohttp.ClientSession:
-    """Build aiohttp's session as the transport does, but for its pool, headers and cookies.
-
-    How many requests are out is for others to say: those that wait inside a pool run down their own
-    timeouts (openai/openai-python#821). An answer's headers may be as long and as many as the sync
-    client takes; the cookies are kept by the SDK's own client, and not a second time.
-    """
-    connector: aiohttp.TCPConnector
-    if are_there(POOL):
-        keepalive = transport.limits.keepalive_expiry
-        connector = Connector(limit=0, keepalive_timeout=keepalive, ssl=transport.ssl_context)
-    else:  # a pool of which nobody sees what came unasked
-        connector = aiohttp.TCPConnector(limit=0, force_close=True, ssl=transport.ssl_context)
-    return aiohttp.ClientSession(
-        connector=connector,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        max_line_size=MAX_HEADER_BYTES,
-        max_field_size=MAX_HEADER_BYTES,
-        max_headers=MAX_HEADER_BYTES,
-    )
+    """Do nothing when a client closes its transport: other clients use it, too."""

@@ -1,13 +1,12 @@
-"""One POST and its answer over a pooled connection of aiohttp, whose head is ready-made.
+"""Send POSTs over aiohttp's pooled connections, with a head that is built once.
 
-`aiohttp.ClientSession.request` prepares for all that a request can be: redirects, cookies, uploads,
-middlewares, traces. On a route there is none of it, and the same lines are sent each time. So here
-aiohttp's pool connects, its parser reads and its clocks bound the reads; what lies between them,
-a task to write with and some thirty objects for each request in flight, is left out.
+`aiohttp.ClientSession.request` supports redirects, cookies, uploads, middlewares and traces. A
+route has none of these and always sends the same lines. So this module uses only aiohttp's pool,
+parser and read timeouts. It leaves out the layer between them, which creates a writer task and
+about thirty objects for each request in flight.
 
-What `ClientSession.request` and `ClientResponse.start` would raise is raised here as well. The
-methods of aiohttp that are used here are none that it promises to keep: `is_known` tells whether
-they are as they were when this was written.
+The errors are those of `ClientSession.request` and `ClientResponse.start`. The module uses private
+methods of aiohttp; `is_known` checks that they are as expected.
 """
 
 from __future__ import annotations
@@ -24,39 +23,40 @@ from aiohttp.http import HttpProcessingError
 from multidict import CIMultiDict
 
 from ..private_names import are_there
-from .body import check_length
 from .connector import may_go_again, new_connection
 from .private_names import FAST_PATH
+from .response_body import check_length
 
-__all__ = ["MAX_HEADER_BYTES", "MOST_BYTES", "Answered", "Exchange", "is_known", "is_too_long"]
+__all__ = ["MAX_HEADER_BYTES", "MOST_BYTES", "Exchange", "RawResponse", "is_known", "is_too_long"]
 
 MAX_HEADER_BYTES = 100 * 1024
-"""How long, and how many, an answer's headers may be: httpcore's limit, so the sync client's."""
+"""The limit for the size and the number of a response's headers: httpcore's, so the sync client's.
+"""
 
 MOST_BYTES = 64 * 1024
-"""How long a body may be: what asyncio's transports take before they ask for a pause. A longer one
-may take its time to be sent, and its answer may come meanwhile."""
+"""The size limit of a request's body. asyncio's transports accept as much without a pause; a longer
+body may be answered before it is sent."""
 
 _serialize_headers: Any = getattr(http_writer, "_serialize_headers", None)
 
 
 def is_known() -> bool:
-    """Tell whether the installed aiohttp has the methods that are used here, as they are known."""
+    """Return whether the private names that routes need are as expected."""
     return are_there(FAST_PATH)
 
 
-class Answered:
-    """An answer: its head was read, and its body, or what came in that one's place.
+class RawResponse:
+    """A response with its head and its body, or the error that ended the body.
 
-    It looks to the SDK's transport as aiohttp's own response does.
+    It has the attributes of aiohttp's response that the SDK's transport reads.
 
     Attributes:
         status: The status.
-        reason: The status's phrase.
-        headers: The headers, whatever their case.
-        raw_headers: The headers as they came.
-        body: The body, as it came: perhaps compressed.
-        error: Why there is no body, if it could not be read.
+        reason: The reason phrase.
+        headers: The headers; names are case-insensitive.
+        raw_headers: The headers as received.
+        body: The body as received, perhaps compressed.
+        error: Why the body could not be read, or None.
     """
 
     __slots__ = ("body", "error", "headers", "raw_headers", "reason", "status")
@@ -71,23 +71,23 @@ class Answered:
 
     @property
     def content(self) -> Self:
-        """Itself, that is to be read by `iter_chunked`."""
+        """The object itself, on which the transport calls `iter_chunked`."""
         return self
 
     @property
     def is_too_long(self) -> bool:
-        """Whether its headers are more than the sync client would read."""
+        """Whether the headers are longer than the sync client accepts."""
         return is_too_long(self.raw_headers)
 
     async def read(self, body: Any, most: int | None) -> None:
-        """Read the body, to its end or to what comes in its place.
+        """Read the body, to its end or to an error, which is kept.
 
         Args:
             body: aiohttp's stream.
-            most: How long it may be, in bytes; None for no bound.
+            most: The size limit, in bytes; None for no limit.
 
         Raises:
-            ResponseTooLarge: It is longer than it may be.
+            ResponseTooLarge: The body is longer than `most`.
         """
         length = self.headers.get("content-length", "")
         check_length(int(length) if length.isdecimal() else 0, most)
@@ -102,31 +102,31 @@ class Answered:
             self.error = error
 
     async def iter_chunked(self, _size: int) -> AsyncIterator[bytes]:
-        """Yield what was read, or raise what came instead."""
+        """Yield the body, or raise the error that ended it."""
         if self.error is not None:
             raise self.error
         yield self.body
 
     async def __aexit__(self, *_: object) -> None:
-        """Do nothing: the connection was given back when the body was read."""
+        """Do nothing: the connection was released when the body was read."""
 
 
 def is_too_long(headers: Sequence[tuple[bytes, bytes]]) -> bool:
-    """Tell whether the headers of an answer are more than the sync client would read."""
+    """Return whether a response's headers are longer than the sync client accepts."""
     return sum(len(name) + len(value) for name, value in headers) > MAX_HEADER_BYTES
 
 
 class Exchange:
-    """Sends POSTs to one URL, each over a connection of a session's pool. On the session's loop.
+    """Sends POSTs to one URL over pooled connections of a session. On the session's loop.
 
     Args:
-        session: aiohttp's.
+        session: aiohttp's session.
         url: The URL.
-        headers: Those of each request, its length among them.
-        timeout: Seconds for the connecting and for each read.
+        headers: The headers of each request, including Content-Length.
+        timeout: Seconds for connecting and for each read.
 
     Raises:
-        ValueError: A header holds the end of a line.
+        ValueError: A header contains a line break.
     """
 
     __slots__ = ("_request", "_timeout", "_usual_head", "session")
@@ -140,7 +140,7 @@ class Exchange:
     ) -> None:
         self.session = session
         self._timeout = timeout
-        # Never sent: it says how aiohttp would send it, and the pool is asked by it.
+        # Never sent: aiohttp's pool chooses a connection by it.
         self._request = aiohttp.ClientRequest(
             "POST", url, headers=headers, data=b"", loop=asyncio.get_running_loop()
         )
@@ -148,18 +148,19 @@ class Exchange:
 
     async def post(
         self, content: bytes, changed: Mapping[str, str], most: int | None = None
-    ) -> Answered:
-        """Send a request and read the answer.
+    ) -> RawResponse:
+        """Send a request and read the response.
 
         Args:
-            content: The body; `MOST_BYTES` at most.
-            changed: Headers that this request has beside, or instead of, the others.
-            most: How long the answer's body may be, in bytes; None for no bound.
+            content: The body, of at most `MOST_BYTES`.
+            changed: Headers of this request that are added or replaced.
+            most: The size limit of the response's body, in bytes; None for no limit.
 
         Raises:
-            ResponseTooLarge: The answer's body is longer than it may be.
-            aiohttp.ClientError: As aiohttp does: no connection, none any more, no HTTP, too slow.
-            ValueError: A header holds the end of a line.
+            ResponseTooLarge: The response's body is longer than `most`.
+            aiohttp.ClientError: As aiohttp does: the connection failed, was lost or timed out, or
+                the response is not HTTP.
+            ValueError: A header contains a line break.
         """
         head = self._head(changed) if changed else self._usual_head
         connection = await self._connect()
@@ -175,7 +176,7 @@ class Exchange:
 
     async def _post_on(
         self, connection: Any, head: bytes, content: bytes, most: int | None
-    ) -> Answered:
+    ) -> RawResponse:
         protocol: Any = connection.protocol
         try:
             protocol.set_response_params(
@@ -188,12 +189,12 @@ class Exchange:
             )
             _write(protocol, b"%b%d\r\n\r\n%b" % (head, len(content), content))
             message, body = await protocol.read()
-            while message.code < 200 and message.code != 101:  # 100 Continue, say
+            while message.code < 200 and message.code != 101:  # for example 100 Continue
                 message, body = await protocol.read()
-            answered = Answered(message)
-            if not answered.is_too_long:
-                body.on_eof(connection.release)  # at once, as aiohttp: the next one may be waiting
-                await answered.read(body, most)
+            response = RawResponse(message)
+            if not response.is_too_long:
+                body.on_eof(connection.release)  # at once, as aiohttp does: others may wait for it
+                await response.read(body, most)
         except HttpProcessingError as error:
             raise aiohttp.ClientResponseError(
                 self._request.request_info,
@@ -203,8 +204,8 @@ class Exchange:
                 headers=error.headers,
             ) from error
         finally:
-            connection.close()  # unless it was released
-        return answered
+            connection.close()  # does nothing if it was released
+        return response
 
     async def _connect(self) -> Any:
         connector = self.session.connector
@@ -222,17 +223,17 @@ class Exchange:
             raise aiohttp.ClientOSError(*error.args) from error
 
     def _head(self, changed: Mapping[str, str]) -> bytes:
-        """Return the request line and the headers, up to the digits of the length."""
+        """Return the request line and the headers, up to the value of Content-Length."""
         headers = self._request.headers.copy()
         headers.update(changed)
         headers.popall("content-length")
         line = f"POST {self._request.url.raw_path_qs} HTTP/1.1"
-        head: bytes = _serialize_headers(line, headers)  # which looks for ends of lines in them
+        head: bytes = _serialize_headers(line, headers)  # raises if one contains a line break
         return head.removesuffix(b"\r\n") + b"Content-Length: "
 
 
 def _write(protocol: Any, request: bytes) -> None:
-    """Send all of a request, and begin to count the time for its answer."""
+    """Send a whole request, and start the time limit for its response."""
     if protocol.transport is None or protocol.transport.is_closing():
         raise aiohttp.ClientConnectionResetError("Cannot write to closing transport")
     protocol.transport.write(request)

@@ -13,7 +13,7 @@ from typing import Any
 import openai
 import pydantic
 
-from .connections import httpx_of
+from .httpx_package import httpx_of
 
 __all__ = ["error_in", "note_of"]
 

@@ -13,10 +13,11 @@ from aiohttp import client_proto, http_writer
 from openai.types.chat import ChatCompletion
 
 from ..private_names import PrivateName
+from .httpx_package import httpx_of
 
 __all__ = ["FAST_PATH", "NAMES", "POOL", "has_settings"]
 
-_HTTPX = sys.modules[type(openai.DEFAULT_CONNECTION_LIMITS).__module__.partition(".")[0]]
+_HTTPX = httpx_of(openai)
 
 _SLOWER = "the SDK sends every call, which takes more processor time"
 _NEW_CONNECTIONS = "no connection is used twice"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import sys
 from typing import Any, Self
 
 import aiohttp
@@ -16,6 +15,7 @@ import yarl
 from multidict import CIMultiDict
 
 from .connector import connection_noted, may_go_again, new_connection
+from .httpx_package import package_of
 
 __all__ = ["SessionAsGiven", "add_credentials", "headers_of", "problem_of", "target_of"]
 
@@ -82,7 +82,7 @@ def add_credentials(request: Any) -> None:
     """Put the user and password of a request's URL into its headers, as httpx does to send it."""
     url = request.url
     if url.username or url.password:
-        httpx = sys.modules[type(request).__module__.partition(".")[0]]
+        httpx = package_of(type(request))
         basic = httpx.BasicAuth(url.username, url.password)
         next(basic.sync_auth_flow(request))
 

@@ -25,7 +25,7 @@ from gptx_async.pacing import patience
 from gptx_async.pacing.settings import Pacing
 from gptx_async.telemetry.recorder import Recorder
 from gptx_async.testing import FakeOpenAI, HTTPFault
-from gptx_async.transport.client import ClientSettings
+from gptx_async.transport.settings import ClientSettings
 from support.looking import destination_on
 
 KEY, MODEL = "sk-of-the-tests", "gpt-4o-mini"

@@ -9,8 +9,8 @@ import pytest
 from gptx_async.calls.request import _Destination
 from gptx_async.loop.scope import LoopScope
 from gptx_async.loop.service import default_service
-from gptx_async.transport.client import ClientSettings
 from gptx_async.transport.client_cache import ClientCache
+from gptx_async.transport.settings import ClientSettings
 
 __all__ = ["client_on", "close_idle_connections", "destination_on"]
 

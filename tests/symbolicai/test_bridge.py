@@ -32,7 +32,7 @@ from gptx_async.loop.service import default_service
 from gptx_async.pacing.settings import Pacing
 from gptx_async.symbolicai.v1.stand_in_client import StandInClient
 from gptx_async.testing import FakeOpenAI, Reset, Stall
-from gptx_async.transport.client import ClientSettings
+from gptx_async.transport.settings import ClientSettings
 from support.looking import client_on, destination_on
 from support.unheard import UNHEARD
 

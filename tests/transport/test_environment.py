@@ -17,7 +17,7 @@ import trustme
 from symai.backend.engines.neurosymbolic.engine_openai_gptX_chat import GPTXChatEngine
 
 from gptx_async import AsyncGPTXBatchEngine
-from gptx_async.transport.client import ClientSettings
+from gptx_async.transport.settings import ClientSettings
 from support.call_paths import CHAT, OURS, PATHS, ask, cause_of, stand_in_of
 from support.hostile import HostileServer, Received, answer, make_argument
 from support.tls import TLSRelay

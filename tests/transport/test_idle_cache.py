@@ -18,8 +18,8 @@ from gptx_async.loop.scope import LoopScope
 from gptx_async.loop.service import default_service
 from gptx_async.symbolicai.v1.stand_in_client import StandInClient
 from gptx_async.testing import FakeOpenAI
-from gptx_async.transport.client import ClientSettings
 from gptx_async.transport.idle_cache import IdleCache, Lease
+from gptx_async.transport.settings import ClientSettings
 from support.looking import client_on, destination_on
 
 CHAT: dict[str, Any] = {

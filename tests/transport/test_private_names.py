@@ -91,7 +91,7 @@ def test_where_the_pool_is_another_no_connection_is_used_twice(
     )
     assert named(POOL) == {"BaseConnector._get"}
     monkeypatch.undo()
-    monkeypatch.setattr("gptx_async.transport.connections.are_there", lambda _names: False)
+    monkeypatch.setattr("gptx_async.transport.openai_transport.are_there", lambda _names: False)
 
     def respond(_received: Received, connection: socket.socket) -> None:
         connection.sendall(answer("right") + answer("wrong"))

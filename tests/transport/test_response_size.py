@@ -21,7 +21,7 @@ from symai.backend.engines.neurosymbolic.engine_openai_gptX_chat import GPTXChat
 
 from gptx_async import AsyncBatchEngine, AsyncGPTXBatchEngine, errors
 from gptx_async.cli import doctor
-from gptx_async.transport import body
+from gptx_async.transport import response_body as body
 from gptx_async.transport import route as wire
 from support import TESTS
 from support.child import run_child
@@ -188,7 +188,7 @@ def test_a_large_response_is_decoded_and_parsed_off_the_loop(
 
     watch(body, "_collect")
     watch(json, "loads")
-    watch(wire, "answer_of")
+    watch(wire, "parse")
     compress = gzip.compress if form == "gzip" else bytes
     encoding = "gzip" if form == "gzip" else ""
     for size, is_large in ((10, False), (600_000, True)):

@@ -19,8 +19,8 @@ from gptx_async.loop.scope import LoopScope
 from gptx_async.loop.service import default_service
 from gptx_async.symbolicai.v1.stand_in_client import StandInClient
 from gptx_async.testing import FakeOpenAI, HTTPFault
-from gptx_async.transport.client import ClientSettings
-from gptx_async.transport.route import session_of
+from gptx_async.transport.openai_transport import session_of
+from gptx_async.transport.settings import ClientSettings
 from gptx_async.transport.target import target_of
 from support.hostile import completion
 from support.looking import client_on

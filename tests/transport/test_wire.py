@@ -46,9 +46,10 @@ from gptx_async.testing import (
     TruncatedJSON,
 )
 from gptx_async.transport import exchange
-from gptx_async.transport.client import ClientSettings
-from gptx_async.transport.exchange import Answered, Exchange
-from gptx_async.transport.route import PROBES, answer_of, route_of
+from gptx_async.transport.exchange import Exchange, RawResponse
+from gptx_async.transport.response_model import parse
+from gptx_async.transport.route import PROBES, route_of
+from gptx_async.transport.settings import ClientSettings
 from support.hostile import HostileServer, Received, Respond, completion
 from support.looking import client_on
 
@@ -360,7 +361,7 @@ def posts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
     post = Exchange.post
 
-    async def post_and_tell(self: Exchange, content: bytes, *args: Any) -> Answered:
+    async def post_and_tell(self: Exchange, content: bytes, *args: Any) -> RawResponse:
         seen.append(len(content))
         return await post(self, content, *args)
 
@@ -711,7 +712,7 @@ def test_an_answer_is_what_the_sdk_makes_of_it() -> None:
     @example(completion("x") | {"created": 1.0})
     def compare(data: dict[str, Any]) -> None:
         nonlocal made_here, left_to_the_sdk
-        made = answer_of(ChatCompletion, json.dumps(data).encode())
+        made = parse(ChatCompletion, json.dumps(data).encode())
         if made is None:
             left_to_the_sdk += 1
             return
@@ -731,11 +732,11 @@ def test_regular_answers_are_made_here(fake_openai: FakeOpenAI) -> None:
     calling = completion("x")
     calling["choices"][0]["message"]["tool_calls"] = tool_calls
     for data in (completion("x"), calling):
-        made = answer_of(ChatCompletion, json.dumps(data).encode())
+        made = parse(ChatCompletion, json.dumps(data).encode())
         assert anatomy(made) == anatomy(construct_type(type_=ChatCompletion, value=data))
     with openai.OpenAI(api_key="sk-key", base_url=fake_openai.base_url) as client:
         answer = client.chat.completions.create(**CHAT)
-    assert answer_of(ChatCompletion, answer.model_dump_json().encode()) is not None
+    assert parse(ChatCompletion, answer.model_dump_json().encode()) is not None
 
 
 def test_a_class_with_a_float_of_its_own_has_no_route() -> None:
@@ -756,5 +757,5 @@ def test_floats_that_may_be_missing_are_made_as_by_the_sdk() -> None:
     data["choices"][0]["logprobs"] = {
         "content": [{"token": "x", "logprob": -1, "bytes": None, "top_logprobs": []}]
     }
-    made = answer_of(ChatCompletion, json.dumps(data).encode())
+    made = parse(ChatCompletion, json.dumps(data).encode())
     assert anatomy(made) == anatomy(construct_type(type_=ChatCompletion, value=data))

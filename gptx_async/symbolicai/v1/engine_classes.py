@@ -20,8 +20,8 @@ from symai.backend.base import ENGINE_UNREGISTERED, Engine
 from symai.backend.engines import neurosymbolic
 
 from ...errors import ConfigurationError, UnsupportedClientError, VocabularyError
-from ...transport.client import is_of_cerebras
-from ...transport.sync_side import is_double
+from ...transport.patched_sync_client import is_double
+from ...transport.settings import is_cerebras_client
 from .. import process_wide
 from ..options import checked
 from ..vocabularies import provide_vocabularies
@@ -133,7 +133,7 @@ def check_engine(engine: Any) -> None:
     client = getattr(engine, "client", None)
     if is_double(client):
         return
-    if isinstance(client, openai.OpenAI) or is_stand_in(client) or is_of_cerebras(client):
+    if isinstance(client, openai.OpenAI) or is_stand_in(client) or is_cerebras_client(client):
         return
     name = type(engine).__name__
     if client is not None:

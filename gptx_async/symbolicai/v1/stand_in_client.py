@@ -21,10 +21,10 @@ import openai.resources  # here, in the caller's thread: a lazy import on the lo
 
 from ...calls.request import Request, RequestOptions
 from ...plain_json import SCALARS, is_plain_json
-from ...transport.chat_post import is_of_the_sdk, overheard, post_of
-from ...transport.client import ClientSettings, check_supported, is_of_cerebras, settings_of
+from ...transport.chat_post import capture_request, is_of_the_sdk, post_of
 from ...transport.original_error import original_of
-from ...transport.sync_side import must_run_in_caller
+from ...transport.patched_sync_client import must_run_in_caller
+from ...transport.settings import ClientSettings, check_supported, is_cerebras_client, settings_of
 
 __all__ = ["StandInClient", "is_stand_in", "tell_of_a_double"]
 
@@ -135,7 +135,7 @@ class _Resource:
         if name.startswith("__") or "_behind" not in self.__dict__:
             raise AttributeError(name)
         value = getattr(self._behind, name)
-        if name in _STREAMS or (name == _RAW and is_of_cerebras(self._stand_in._behind)):
+        if name in _STREAMS or (name == _RAW and is_cerebras_client(self._stand_in._behind)):
             return value
         path = (*self._path, name)
         if _is_resource(value):
@@ -167,7 +167,7 @@ class _Method:
         if must_run_in_caller(stand_in._behind, self._path):
             tell_of_a_double("The openai client's sync side is replaced")
             return self._behind(*args, **kwargs)
-        is_openais = not is_of_cerebras(stand_in._behind)
+        is_openais = not is_cerebras_client(stand_in._behind)
         post = post_of(self._path, args, kwargs) if is_openais else None
         if post is None:
             args, kwargs = _made_plain(self._behind, args, kwargs)
@@ -276,7 +276,7 @@ def _body_of(
     function = inspect.unwrap(getattr(method, "__func__", method), stop=is_of_the_sdk)
     if not _is_resource(resource) or not is_of_the_sdk(function):
         return {}
-    call = overheard(function, resource, args, kwargs)
+    call = capture_request(function, resource, args, kwargs)
     return call.body if call is not None and isinstance(call.body, Mapping) else {}
 
 

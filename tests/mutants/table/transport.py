@@ -5,7 +5,7 @@ from ..mutant import Mutant
 MUTANTS = [
     Mutant(
         "W1-set-cookie-plain",
-        "_is_plain",
+        "_is_usual",
         ' or "set-cookie" in headers:',
         ":",
         "cookies are for the SDK's client to keep",
@@ -32,7 +32,7 @@ MUTANTS = [
     ),
     Mutant(
         "W4-extras-set",
-        "_forget_extras",
+        "_unset_extras",
         """\
     if model.__pydantic_extra__:
         model.__pydantic_fields_set__.difference_update(model.__pydantic_extra__)
@@ -43,8 +43,8 @@ MUTANTS = [
     ),
     Mutant(
         "W5-too-long-plain",
-        "_is_plain",
-        'content_type.endswith("json") and not answered.is_too_long',
+        "_is_usual",
+        'content_type.endswith("json") and not response.is_too_long',
         'content_type.endswith("json")',
         "headers longer than the sync client reads are an error",
         equivalent="the body of such an answer is not read, and no model is made of nothing",
@@ -61,7 +61,7 @@ MUTANTS = [
     ),
     Mutant(
         "W7-session-stale",
-        "Route._exchange_now",
+        "Route._current_exchange",
         "if self._exchange is None or self._exchange.session is not session:",
         "if self._exchange is None:",
         "a transport may make a new session, and the old one is closed then",
@@ -79,7 +79,7 @@ MUTANTS = [
         "W9-no-request-id",
         "Route.send",
         """\
-        answer._request_id = answered.headers.get("x-request-id")
+        model._request_id = response.headers.get("x-request-id")
 """,
         "",
         "the answer carries the server's request id, as the SDK's does",
@@ -87,7 +87,7 @@ MUTANTS = [
     ),
     Mutant(
         "W10-not-strict",
-        "answer_of",
+        "parse",
         "cast_to.model_validate_json(body, strict=True)",
         "cast_to.model_validate_json(body)",
         "what does not fit the class as it is goes to the SDK, which converts nothing",
@@ -106,9 +106,9 @@ MUTANTS = [
         "Exchange._post_on",
         """\
         finally:
-            connection.close()  # unless it was released
-        return answered""",
-        "        return answered",
+            connection.close()  # does nothing if it was released
+        return response""",
+        "        return response",
         "a connection whose answer was not read to its end must not be used again",
         ("test_wire.py::test_a_call_comes_to_the_same_as_by_the_sdk",),
     ),
@@ -201,7 +201,7 @@ MUTANTS = [
     ),
     Mutant(
         "W16-large-parsed-on-loop",
-        "Route._answer_of",
+        "Route._model_of",
         "if len(content) <= LARGE_BYTES:",
         "if True:",
         "a large body that is parsed on the loop holds up every call",
@@ -337,7 +337,7 @@ MUTANTS = [
         "key = settings.environment, aiohttp.ClientSession.__init__",
         "key = settings.environment",
         "a package that traces aiohttp patches the constructor: an older pool is not traced",
-        ("test_wire.py", "test_environment.py", "test_sync_side.py"),
+        ("test_wire.py", "test_environment.py", "test_patched_sync_client.py"),
     ),
     Mutant(
         "W30-timer-at-once",
@@ -376,15 +376,15 @@ MUTANTS = [
     ),
     Mutant(
         "W35-double-ignored",
-        "_SyncSide.is_replaced",
-        "if not self._is_plain(client) or name in vars(owner) or self._has_own_post(owner):",
-        "if not self._is_plain(client) or name in vars(owner):",
+        "_SyncClientSteps.are_patched",
+        "if name in vars(owner) or self._has_own_post(owner):",
+        "if name in vars(owner):",
         "a resource keeps the method that its client had when it was first used",
-        ("test_sync_side.py",),
+        ("test_patched_sync_client.py",),
     ),
     Mutant(
         "W36-method-set-on-object",
-        "_SyncSide._is_plain",
+        "_SyncClientSteps._has_class_methods_only",
         """\
             self._names.isdisjoint(vars(client))
 """,
@@ -396,33 +396,33 @@ MUTANTS = [
     ),
     Mutant(
         "W37-tracer-is-a-double",
-        "_SyncSide._has_replaced_twin",
-        "return is_met and _is_replaced_too(step.twin, step.twin_name, replaced)",
+        "_SyncClientSteps._is_patched_on_both",
+        "return is_met and _has_same_patch(step.twin, step.twin_name, patch)",
         "return is_met and False",
         "a tracer wraps both sides, and no call may be made one after the other for it",
-        ("test_sync_side.py",),
+        ("test_patched_sync_client.py",),
     ),
     Mutant(
         "W38-mock-beside-tracer",
-        "_is_replaced_too",
-        "return not is_of_its_package(kind, twin) and is_double(replaced) == is_double(twin)",
-        "return not is_of_its_package(kind, twin)",
+        "_has_same_patch",
+        "return not is_original(kind, twin) and is_double(patch) == is_double(twin)",
+        "return not is_original(kind, twin)",
         "beside a tracer a mock on the sync side counts",
-        ("test_sync_side.py",),
+        ("test_patched_sync_client.py",),
     ),
     Mutant(
         "W39-route-after-patch",
         "Client._route",
-        "return route if route and route.is_open and self._machinery.is_original() else None",
+        "return route if route and route.is_open and self._patches.are_none() else None",
         "return route if route and route.is_open else None",
         "a package that patches a method later has to see each call",
         ("test_wire.py",),
     ),
     Mutant(
         "W40-redirect-from-hand",
-        "send_by_aiohttp",
+        "_send",
         """\
-    current.in_hand = None  # a redirect is sent
+    current.replay = None  # a redirect is a new request
 """,
         "",
         "what is in hand answers one request, and a redirect is another",
@@ -430,10 +430,10 @@ MUTANTS = [
     ),
     Mutant(
         "W41-late-sent-again",
-        "send_in_time",
+        "_send_in_time",
         """\
-    if current.in_hand is not None and current.in_hand.is_late:
-        raise _httpx_error(type(request), "ReadTimeout", current.in_hand.error)
+    if current.replay is not None and current.replay.is_late:
+        raise httpx_error(type(request), "ReadTimeout", current.replay.error)
 """,
         "",
         "an attempt whose time is over is not sent a second time",

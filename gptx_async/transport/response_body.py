@@ -13,6 +13,8 @@ import types
 from collections.abc import Callable, Coroutine, Generator, Iterator
 from typing import Any, TypeVar
 
+from .httpx_package import package_of
+
 __all__ = [
     "LARGE_BYTES",
     "MAX_RESPONSE_BYTES",
@@ -124,7 +126,7 @@ async def read_bounded(response: Any, most: int | None) -> None:
         size += len(block)
         check_length(size, most)
     await response.stream.aclose()
-    httpx = sys.modules[type(response).__module__.partition(".")[0]]
+    httpx = package_of(type(response))
     body = b"".join(blocks)
     if _ENCODING in response.headers:
         body = await decoded(httpx, response.headers, body, most)

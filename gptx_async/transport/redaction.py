@@ -1,6 +1,6 @@
-"""Errors without the API key: they are returned, pickled, logged and kept.
+"""Remove the API key from errors, which are returned, pickled, logged and kept.
 
-The SDK's errors hold the request that failed, and its headers. No SDK is imported for it.
+The SDK's errors hold the failed request with its headers. This module imports no SDK.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ __all__ = ["hide_key"]
 
 
 def hide_key(error: BaseException) -> None:
-    """Remove the key from the requests that an error, its cause and its context hold.
+    """Remove the key from the requests of an error, its cause and its context.
 
-    Allowed in any thread, when the call is over.
+    Allowed in any thread, after the call.
     """
     left: list[BaseException | None] = [error]
     seen: set[int] = set()
@@ -24,13 +24,13 @@ def hide_key(error: BaseException) -> None:
             continue
         seen.add(id(each))
         left += [each.__cause__, each.__context__]
-        with contextlib.suppress(Exception):  # one that a remedy made by hand may lack anything
+        with contextlib.suppress(Exception):  # an error built by a remedy may lack anything
             for request in _requests_of(each):
                 request.headers["authorization"] = "[secure]"
 
 
 def _requests_of(error: Any) -> list[Any]:
-    """Return the requests that an error of an SDK holds: OpenAI's, or one of its twins."""
+    """Return the requests of an error of OpenAI's SDK, or of one generated like it."""
     if not isinstance(getattr(error, "message", None), str) or not hasattr(error, "body"):
         return []
     response = getattr(error, "response", None)
