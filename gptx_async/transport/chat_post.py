@@ -15,20 +15,20 @@ import functools
 import inspect
 import os
 import types
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import openai
 from openai.resources.chat import AsyncCompletions, Completions
 
-__all__ = ["SCALARS", "Post", "capture_request", "is_of_the_sdk", "post_of"]
+from ..plain_json import is_plain_json
+
+__all__ = ["Post", "capture_request", "is_of_the_sdk", "post_of"]
 
 _SDK_FOLDER = os.path.dirname(openai.__file__) + os.sep
 
 _NOT_IN_BODY = frozenset({"extra_body", "extra_headers", "extra_query", "timeout"})
-
-SCALARS = frozenset({str, int, float, bool, type(None)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def post_of(path: tuple[str, ...], args: tuple[Any, ...], kwargs: dict[str, Any]
     if post is None or not {"messages", "model"} <= kwargs.keys() or kwargs.keys() - post.fields:
         return None
     try:
-        return post if _is_json(kwargs) else None
+        return post if is_plain_json(kwargs) else None
     except RecursionError:  # an argument contains itself; the SDK reports it
         return None
 
@@ -147,18 +147,3 @@ def _is_unpatched(resource_class: type) -> bool:
     """Return whether `create` is the SDK's own: a wrapt proxy has its code, but not its type."""
     create = resource_class.__dict__.get("create")
     return type(create) is types.FunctionType and is_of_the_sdk(create)
-
-
-def _is_json(value: dict[str, Any] | list[Any]) -> bool:
-    """Return whether a dictionary or list holds only JSON of the built-in types."""
-    if type(value) is dict:
-        if not all(type(name) is str for name in value):
-            return False
-        held: Iterable[Any] = value.values()
-    else:
-        held = value
-    for each in held:
-        kind = type(each)
-        if kind not in SCALARS and not ((kind is dict or kind is list) and _is_json(each)):
-            return False
-    return True
