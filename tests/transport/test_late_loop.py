@@ -19,7 +19,7 @@ from gptx_async.loop.late_timeouts import defer_late_timeouts
 from gptx_async.testing import FakeOpenAI
 
 CALLS = 30
-TIMEOUT = 2.0
+TIMEOUT = 10.0
 
 PROGRAM = f"""
 import openai
