@@ -1,4 +1,4 @@
-"""The batch driver, without OpenAI and without symbolicai: items wait for calls of the service."""
+"""The batch driver without OpenAI and symbolicai: items wait for calls on the service."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from gptx_async.loop.service import LoopService, default_service
 
 
 class Gate:
-    """Calls that stay on the loop until they are let go, by name or all at once."""
+    """Calls that wait on the loop until the test releases them, by name or all at once."""
 
     def __init__(self) -> None:
         self.asked: list[object] = []
@@ -40,7 +40,7 @@ class Gate:
         return Call(lambda _scope: self.answer(name))
 
     def ask(self, name: object) -> object:
-        """What an item of most batches here does."""
+        """Make a call and return its result, as most items here do."""
         answer = wait_for(self.call(name))
         with self._changed:
             self.resumed.append(answer)
@@ -48,7 +48,7 @@ class Gate:
         return answer
 
     def let_go(self, *names: object) -> None:
-        """Answer the calls of these names, or all, now and in future, when none is given."""
+        """Answer the calls of these names; without names, all present and future calls."""
         with self._changed:
             self._let_go.update(names)
             self._all_let_go = self._all_let_go or not names
@@ -113,7 +113,7 @@ def test_calls_are_sent_while_later_items_are_still_begun() -> None:
     gate = Gate()
 
     def ask(index: int) -> object:
-        if index == 1:  # in the calling thread, before its own call
+        if index == 1:  # on the calling thread, before it makes its own call
             gate.wait_until(asked=1)
             gate.let_go()
         return wait_for(gate.call(index))
@@ -147,7 +147,7 @@ def test_items_without_a_call_run_in_order() -> None:
     assert values(Batch(lambda item: item * 2, [1, 2, 3]).run()) == [2, 4, 6]
 
 
-def test_an_item_that_fails_harms_no_other() -> None:
+def test_a_failed_item_does_not_affect_the_others() -> None:
     gate = Gate()
     gate.let_go()
 
@@ -197,7 +197,7 @@ def test_a_call_that_cannot_be_started_fails_its_item_only() -> None:
 
 
 def test_a_call_cancelled_on_the_loop_is_an_error_of_its_item() -> None:
-    """Not a CancelledError, which would end the whole batch, and with `aforward` its caller."""
+    """A CancelledError would end the whole batch, and with `aforward` its caller."""
 
     async def cancel_itself(_scope: LoopScope) -> None:
         task = asyncio.current_task()
@@ -229,7 +229,7 @@ def test_items_share_the_context_variables_of_their_caller() -> None:
     assert contextvars.Context().run(run_in_context) == [0, 100, 1, 101, 2, 102]
 
 
-def test_is_item_tells_items_from_other_code() -> None:
+def test_is_item_distinguishes_items_from_other_code() -> None:
     assert not is_item()
     assert values(Batch(lambda _: is_item(), [0]).run()) == [True]
     assert not is_item()
@@ -241,7 +241,7 @@ def test_a_batch_within_an_item_lets_the_other_items_go_on() -> None:
     def ask(name: str) -> Any:
         if name == "outer":
             return values(Batch(lambda inner: wait_for(gate.call(inner)), ["x", "y"]).run())
-        gate.let_go("x", "y")  # runs only if the batch in "outer" does not hold the thread
+        gate.let_go("x", "y")  # runs only if the batch in "outer" does not block the thread
         return name
 
     assert values(Batch(ask, ["outer", "other"]).run()) == [["x", "y"], "other"]
@@ -327,7 +327,7 @@ def test_an_item_that_retries_a_call_that_cannot_be_started_does_not_deepen_the_
 
 
 class Thing:
-    """Something a weak reference can be made to."""
+    """An object that supports weak references."""
 
 
 def test_an_error_that_is_kept_does_not_keep_the_batch() -> None:
@@ -368,7 +368,7 @@ RUNNERS = [run_blocking, run_on_a_loop, run_within_an_item]
 def test_a_deadline_ends_what_is_not_answered_and_keeps_what_is(
     run: Callable[[Batch[Any, Any]], list[Outcome[Any]]],
 ) -> None:
-    """See zarr-python#3997: a timeout that cancels nothing."""
+    """A timeout must also cancel the calls (zarr-python#3997)."""
     gate = Gate()
     gate.let_go(0, 2)
     unwound: list[int] = []
@@ -398,7 +398,7 @@ def test_a_deadline_ends_what_is_not_answered_and_keeps_what_is(
 def test_a_batch_that_is_unwound_is_freed_though_the_collector_ran_meanwhile(
     run: Callable[[Batch[Any, Any]], list[Outcome[Any]]],
 ) -> None:
-    """It ceases to track a dictionary in which there are only greenlets that can go on."""
+    """The collector stops tracking a dictionary that contains only resumable greenlets."""
     gate = Gate()
 
     def ask(index: int) -> None:
@@ -417,7 +417,7 @@ def test_a_batch_that_is_unwound_is_freed_though_the_collector_ran_meanwhile(
     references.append(weakref.ref(batch))
     run(batch)
     del batch
-    default_service().close()  # whose thread may be at the end of a call
+    default_service().close()  # its thread may be finishing a call
     gc.collect()
     assert len(references) == 4
     assert [reference() for reference in references] == [None] * 4
@@ -432,7 +432,7 @@ def test_a_deadline_that_does_not_pass_changes_nothing(
     assert values(run(Batch(gate.ask, range(6), deadline=30))) == [0, 1, 2, 3, 4, 5]
 
 
-def test_a_service_that_closes_is_no_deadline_that_passed() -> None:
+def test_closing_the_service_does_not_count_as_a_passed_deadline() -> None:
     gate = Gate()
     thread, results = in_thread(lambda: Batch(gate.ask, range(8), deadline=60).run())
     gate.wait_until(asked=8)
@@ -442,7 +442,7 @@ def test_a_service_that_closes_is_no_deadline_that_passed() -> None:
 
 
 @pytest.mark.slow
-def test_what_was_not_begun_by_the_deadline_is_never_sent() -> None:
+def test_items_not_begun_by_the_deadline_are_never_sent() -> None:
     gate = Gate()
     outcomes = Batch(gate.ask, range(5), window=2, deadline=2.0).run()
     assert all(isinstance(outcome.error, TimeoutError) for outcome in outcomes)
@@ -553,7 +553,7 @@ def test_cancelling_run_async_cancels_the_calls_and_unwinds_the_items(nested: bo
     assert sorted(unwound) == [0, 1, 2, 3, 4]
 
 
-def test_a_coroutine_that_is_thrown_away_cancels_its_calls() -> None:
+def test_a_discarded_coroutine_cancels_its_calls() -> None:
     gate = Gate()
     unwound: list[int] = []
 
@@ -570,7 +570,7 @@ def test_a_coroutine_that_is_thrown_away_cancels_its_calls() -> None:
         loop.run_until_complete(asyncio.wait_for(wait_on(loop, gate), 10))
         coroutine.close()
         assert sorted(unwound) == [0, 1, 2]
-        task.cancel()  # or asyncio complains that it was left
+        task.cancel()  # otherwise asyncio warns that it was left pending
         with pytest.raises((RuntimeError, asyncio.CancelledError)):
             loop.run_until_complete(task)
         loop.run_until_complete(loop.shutdown_default_executor())
@@ -584,11 +584,11 @@ async def wait_on(loop: asyncio.AbstractEventLoop, gate: Gate) -> None:
 
 
 def said(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What this package has logged; asyncio logs, too, once symbolicai has opened the root's."""
+    """Return this package's messages. asyncio logs too, once symbolicai configures logging."""
     return [record.message for record in caplog.records if record.name.startswith("gptx_async")]
 
 
-def test_blocking_a_running_loop_works_and_is_said_once(
+def test_blocking_a_running_loop_works_and_is_logged_once(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batch_module, "_has_warned", False)
@@ -609,7 +609,7 @@ def test_blocking_a_running_loop_works_and_is_said_once(
     assert "await engine.aforward" in message
 
 
-def test_blocking_the_loop_of_a_notebook_is_not_said(
+def test_blocking_the_loop_of_a_notebook_is_not_logged(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batch_module, "_has_warned", False)

@@ -38,7 +38,7 @@ RUNNERS = [run_blocking, run_on_a_loop]
 
 
 class NotedCall(Call[object]):
-    """A call that notes when it is cancelled, and tells when its end was told."""
+    """A call that records its cancellation, and sets an event when `on_done` was called."""
 
     def __init__(self, gate: Gate, name: object, cancelled: list[object]) -> None:
         super().__init__(lambda _scope: gate.answer(name))
@@ -60,7 +60,7 @@ class NotedCall(Call[object]):
 
 @pytest.mark.parametrize("run", RUNNERS)
 def test_a_batch_that_ends_cancels_the_last_begun_first(run: Run) -> None:
-    """One that waits for a permit must not get it from one that was cancelled before it."""
+    """A call that waits for a permit must not get the permit of a call cancelled before it."""
     gate, cancelled = Gate(), list[object]()
 
     def ask(index: int) -> object:
@@ -104,7 +104,7 @@ def test_a_scope_cancels_the_last_begun_first(in_thread: InThread) -> None:
 
 @pytest.mark.parametrize("run", RUNNERS)
 def test_what_was_answered_before_the_deadline_stays_though_it_was_not_looked_at(run: Run) -> None:
-    """The thread is busy with an item of its own while the answer comes and the time passes."""
+    """The thread is busy with an item while the answer arrives and the deadline passes."""
     gate = Gate()
 
     def ask(name: str) -> object:
@@ -114,7 +114,7 @@ def test_what_was_answered_before_the_deadline_stays_though_it_was_not_looked_at
         gate.let_go("answered")
         default_service().run(
             lambda _scope: asyncio.sleep(0.6)
-        )  # on the loop that keeps the deadline
+        )  # on the loop that runs the deadline's timer
         return name
 
     outcomes = run(Batch(ask, ["answered", "late", "busy"], deadline=0.3))
@@ -123,7 +123,7 @@ def test_what_was_answered_before_the_deadline_stays_though_it_was_not_looked_at
 
 
 def test_an_answer_that_comes_just_before_the_wait_is_not_missed(in_thread: InThread) -> None:
-    """A batch within an item looks for answers, finds none, and leaves: the answer comes then."""
+    """The answer arrives after a nested batch found none and before it leaves its item."""
     gate = Gate()
     calls: list[NotedCall] = []
     drivers: list[greenlet.greenlet] = []
@@ -134,7 +134,7 @@ def test_an_answer_that_comes_just_before_the_wait_is_not_missed(in_thread: InTh
 
     def answer_in_between(event: str, switch: Any) -> None:
         _, target = switch
-        if calls and target in drivers:  # the inner batch leaves its item
+        if calls and target in drivers:  # the nested batch leaves its item
             gate.wait_until(asked=1)
             gate.let_go("inner")
             assert calls[0].told.wait(20)
@@ -151,7 +151,7 @@ def test_an_answer_that_comes_just_before_the_wait_is_not_missed(in_thread: InTh
 
 
 def test_a_deadline_whose_timer_was_cancelled_has_not_passed(in_thread: InThread) -> None:
-    """The service closes, which ends the timer at once and the call after its clean-up."""
+    """Closing the service ends the timer at once, but the call only after its clean-up."""
     began = threading.Event()
 
     async def answer(_scope: LoopScope) -> None:
@@ -185,7 +185,7 @@ def test_a_batch_that_ended_leaves_no_timer_on_the_loop(run: Run) -> None:
 
 
 def test_an_unwound_item_is_at_its_end_when_the_batch_is() -> None:
-    """Also one that calls again in a `finally` clause, within another one."""
+    """This includes an item that makes a call in a `finally` clause of a nested batch."""
     gate, ended = Gate(), list[int]()
 
     def ask(index: int) -> None:
@@ -207,7 +207,7 @@ def test_an_unwound_item_is_at_its_end_when_the_batch_is() -> None:
 
 
 class InNewGreenlets:
-    """Awaits a coroutine, each step of it in another greenlet, as a framework may do."""
+    """Awaits a coroutine with each step in another greenlet, as a framework may do."""
 
     def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         self._coroutine = coroutine
@@ -240,8 +240,8 @@ def test_a_batch_goes_on_in_whichever_greenlet_its_coroutine_does(in_thread: InT
     assert running.result(20) == [("a", "a again"), ("b", "b again")]
 
 
-def test_a_coroutine_that_outlives_the_main_thread_is_told_so() -> None:
-    """Its thread keeps the interpreter from exiting, and must not wait for the network."""
+def test_a_coroutine_that_outlives_the_main_thread_gets_an_error() -> None:
+    """Its thread keeps the interpreter alive, and must not wait for the network."""
     completed = run_child(
         """
         import asyncio, threading

@@ -1,4 +1,4 @@
-"""`CancelScope`: ending what code in other threads waits for, without OpenAI and symbolicai."""
+"""`CancelScope`, without OpenAI and symbolicai."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gptx_async.errors import CallCancelledError, RunCancelledError
 InThread = Callable[..., Future[Any]]
 
 
-def test_a_cancelled_scope_takes_its_calls_back_and_refuses_more(in_thread: InThread) -> None:
+def test_a_cancelled_scope_cancels_its_calls_and_rejects_later_ones(in_thread: InThread) -> None:
     gate, scope = Gate(), CancelScope()
     attempts: list[str] = []
 
@@ -89,7 +89,9 @@ def test_a_scope_that_is_not_cancelled_changes_nothing() -> None:
     assert gate.ask("after it, in the same thread") == "after it, in the same thread"
 
 
-def test_a_call_that_another_cancels_is_not_told_as_the_scopes(in_thread: InThread) -> None:
+def test_a_call_that_something_else_cancels_is_not_attributed_to_the_scope(
+    in_thread: InThread,
+) -> None:
     gate, scope = Gate(), CancelScope()
     call = gate.call("a")
     future = in_thread(scope.run, wait_for, call)
@@ -100,7 +102,7 @@ def test_a_call_that_another_cancels_is_not_told_as_the_scopes(in_thread: InThre
 
 
 class Waiting:
-    """Something that is no call of a model, and can be cancelled all the same."""
+    """A `Cancellable` that is not a model call."""
 
     def __init__(self) -> None:
         self.begun = threading.Event()

@@ -1,4 +1,4 @@
-"""What ends a query or a batch before its answers are there, and remedies that do odd things."""
+"""Queries and batches that end early, and remedies that block, query again or exit."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ import gptx_async
 from gptx_async.testing import BatchScheduler
 from loguru import logger
 from symai import Symbol
-logger.remove()  # symbolicai logs what the workers are told
+logger.remove()  # symbolicai logs the errors that its workers receive
 from support.engines import TwoSteps, argument
 engine = gptx_async.install("sk-key", "gpt-4o-mini")
 
 def interrupt():
-    sys.stdin.readline()  # until the requests are at the server
+    sys.stdin.readline()  # until the requests have reached the server
     os.kill(os.getpid(), signal.SIGINT)
 threading.Thread(target=interrupt).start()
 """
@@ -60,7 +60,7 @@ def engine(fake_openai: FakeOpenAI) -> Iterator[AsyncGPTXBatchEngine]:
 def test_ctrl_c_takes_the_requests_back_and_the_engine_answers_after_it(
     fake_openai: FakeOpenAI, call: str, count: int
 ) -> None:
-    """A scheduler's batch runs in a thread of its own: its requests go when the program ends."""
+    """A scheduler's batch runs in its own thread, so its requests end with the program."""
     fake_openai.hold()
     after = 'print("answered", len(engine.forward([argument("after")])[0]), flush=True)'
     program = f"""{PRELUDE}
@@ -92,7 +92,7 @@ except KeyboardInterrupt:
 def test_a_remedy_that_blocks_holds_its_thread_and_nothing_else(
     engine: AsyncGPTXBatchEngine, fake_openai: FakeOpenAI
 ) -> None:
-    """It waits for another thread's answer, which needs the loop that it must not hold."""
+    """It waits for another thread's answer, which needs the loop that it must not block."""
     asked_elsewhere = threading.Event()
 
     def remedy(sync_engine: Any, error: Exception, callback: Any, given: Any) -> Any:
@@ -110,7 +110,7 @@ def test_a_remedy_that_blocks_holds_its_thread_and_nothing_else(
 
 
 def nested_remedy(depth: int) -> Any:
-    """A remedy whose query fails and is remedied in its turn, so many deep."""
+    """A remedy whose own query fails and has a remedy, to the given depth."""
 
     def remedy(sync_engine: Any, error: Exception, callback: Any, given: Any) -> Any:
         text = f"depth {depth}"
@@ -174,7 +174,7 @@ def test_a_remedy_that_exits_in_a_query_is_raised_there(engine: AsyncGPTXBatchEn
 
 
 def test_two_steps_after_an_aborted_run(engine: AsyncGPTXBatchEngine) -> None:
-    """An Expression that exits ends the scheduler's run; the next scheduler is not harmed."""
+    """An Expression that exits ends the scheduler's run, but not the next scheduler's."""
 
     def leave(_item: str) -> None:
         sys.exit(3)

@@ -1,4 +1,4 @@
-"""How far a batch's window is open, with a loop that is said to be idle or busy."""
+"""How a batch's window grows, with a loop that the test declares idle or busy."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gptx_async.loop.service import default_service, loop_seconds
 
 
 class Clock:
-    """The time, and how much of it the loop was busy."""
+    """The time, and the part of it in which the loop was busy."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = self.busy = 0.0
@@ -37,7 +37,7 @@ class Clock:
 
 
 class Together:
-    """Calls of which none is answered before so many are there; counts what is begun at once."""
+    """Calls that are answered once a given number has begun; counts concurrent items."""
 
     def __init__(self, count: int) -> None:
         self.most = 0
@@ -86,7 +86,7 @@ def test_it_opens_step_by_step_while_the_loop_is_idle(monkeypatch: pytest.Monkey
     assert window.is_fully_open
 
 
-def test_it_stays_as_it_is_while_the_loop_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_does_not_grow_while_the_loop_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(monkeypatch)
     window = Window(512, lambda: clock.busy)
     waited, busy = 1.001 * SAMPLE_SECONDS, 0.9 * SAMPLE_SECONDS
@@ -108,7 +108,7 @@ def test_a_small_window_is_fully_open_from_the_beginning() -> None:
         assert (window.limit, window.is_fully_open) == (size, True)
 
 
-def test_where_nothing_is_known_of_the_loop_it_is_opened_whole() -> None:
+def test_without_a_cpu_clock_it_is_fully_open() -> None:
     window = Window(512, lambda: None)
     with window.waiting():
         pass
@@ -119,7 +119,7 @@ def test_where_nothing_is_known_of_the_loop_it_is_opened_whole() -> None:
 def test_a_batch_with_slow_answers_begins_its_whole_window(
     run: Callable[[Batch[int, int]], list[Any]],
 ) -> None:
-    """On the real clock: no call is answered before 512 are there."""
+    """Uses the real clock. No call is answered before 512 have begun."""
     together = Together(512)
     outcomes = run(Batch(together.ask, range(600)))
     assert [outcome.value for outcome in outcomes] == [*range(600)]
@@ -138,7 +138,7 @@ def test_a_batch_with_a_busy_loop_begins_few(
 
 
 def test_a_batch_within_an_item_begins_its_whole_window(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It does not wait in slices, but as its item does."""
+    """Its waits cannot be measured, because its item waits."""
     monkeypatch.setattr(batch_module, "loop_seconds", time.monotonic)
     together = Together(100)
     outcomes = run_within_an_item(Batch(together.ask, range(150), window=100))
@@ -179,7 +179,7 @@ def test_the_time_of_the_loop_is_that_of_its_own_thread() -> None:
 def test_a_loop_that_dies_is_seen_while_the_window_is_not_open(
     run: Callable[[Batch[int, int]], list[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batch_module, "loop_seconds", time.monotonic)  # busy, for ever
+    monkeypatch.setattr(batch_module, "loop_seconds", time.monotonic)  # always busy
 
     def ask(index: int) -> int:
         if index < INITIAL_LIMIT:
@@ -198,10 +198,10 @@ def test_a_loop_that_dies_is_seen_while_the_window_is_not_open(
     assert [each.value for each in rest] == [*range(INITIAL_LIMIT, 2 * INITIAL_LIMIT)]
 
 
-def test_a_window_opens_within_moments_where_no_answer_comes(
+def test_a_window_opens_quickly_while_no_answer_arrives(
     monkeypatch: pytest.MonkeyPatch, in_thread: Callable[..., Future[Any]]
 ) -> None:
-    """Not in the slices in which a driver looks whether the loop's thread is alive."""
+    """It must not take `SLICE_SECONDS`, after which the driver checks the loop's thread."""
     monkeypatch.setattr(batch_module, "SLICE_SECONDS", 600.0)
     calls = Together(200)
     batch: Batch[int, int] = Batch(calls.ask, range(200))

@@ -1,4 +1,4 @@
-"""One call through all its attempts, over HTTP: turns, retries, refusals, costs, what is told."""
+"""One call with all its attempts over HTTP: turns, retries, refusals, costs, events and spans."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ from support.looking import destination_on
 
 KEY, MODEL = "sk-of-the-tests", "gpt-4o-mini"
 NOW = HTTPFault(429, retry_after_ms=1)
-"""A 429 after which the next attempt may come at once."""
+"""A 429 that allows the next attempt at once."""
 
 
 @pytest.fixture
 def build(fake_openai: FakeOpenAI) -> Callable[..., AsyncGPTXBatchEngine]:
-    """Build an engine that asks the server."""
+    """Return a function that builds an engine for the test server."""
 
     def build(**options: Any) -> AsyncGPTXBatchEngine:
         return AsyncGPTXBatchEngine(KEY, MODEL, **options)
@@ -65,7 +65,7 @@ def arguments(count: int, **kwargs: Any) -> list[Any]:
 
 
 def errors_of(answers: tuple[list[Any], list[dict[str, Any]]]) -> list[Any]:
-    """The errors of a batch's items, None for what was answered: what forward's own stand for."""
+    """Return the errors of a batch's items without the wrapper of `forward`; None for answers."""
     found = [metadata.get("exception") for metadata in answers[1]]
     return [
         error if error is None or isinstance(error, GPTXAsyncError) else error.__context__ or error
@@ -78,7 +78,7 @@ def retry_counts(server: FakeOpenAI) -> list[str]:
 
 
 def line_of(engine: AsyncGPTXBatchEngine) -> Any:
-    """What the loop keeps of an engine's calls to its model."""
+    """Return the destination that the loop keeps for an engine's model."""
 
     async def find(scope: Any) -> Any:
         return destination_on(scope, engine.client.settings, MODEL)
@@ -87,7 +87,7 @@ def line_of(engine: AsyncGPTXBatchEngine) -> Any:
 
 
 class TestRetries:
-    def test_a_fault_is_tried_again_once_for_each_retry_and_by_one_layer_only(
+    def test_a_fault_is_retried_max_retries_times_by_one_layer_only(
         self, build: Callable[..., AsyncGPTXBatchEngine], fake_openai: FakeOpenAI
     ) -> None:
         engine = build(client_max_retries=2)
@@ -101,7 +101,7 @@ class TestRetries:
     def test_a_call_alone_fails_after_its_retries_also_when_the_server_has_answered_before(
         self, build: Callable[..., AsyncGPTXBatchEngine], fake_openai: FakeOpenAI, fault: Any
     ) -> None:
-        """An outage holds those that work side by side; one alone does what the SDK does."""
+        """An outage pauses concurrent calls. A single call is retried as the SDK does."""
         engine = build(client_max_retries=1)
         engine.forward(arguments(3))
         fake_openai.clear()
@@ -110,7 +110,7 @@ class TestRetries:
             with pytest.raises(ValueError, match="Error during generation"):
                 engine.forward(prepared(engine, argument()))
         counts = retry_counts(fake_openai)
-        if isinstance(fault, Reset):  # on a connection of the pool: sent once more, as no retry
+        if isinstance(fault, Reset):  # it is sent again on a new connection, without a retry
             counts = [count for count, _ in itertools.groupby(counts)]
         assert counts == ["0", "1"] * 6
 
@@ -133,7 +133,7 @@ class TestRetries:
         ids=["milliseconds", "seconds", "date", "reset"],
     )
     @pytest.mark.slow
-    def test_a_429_waits_as_long_as_it_is_told_or_longer(
+    def test_a_429_waits_at_least_as_long_as_the_server_asks(
         self,
         build: Callable[..., AsyncGPTXBatchEngine],
         fake_openai: FakeOpenAI,
@@ -170,7 +170,7 @@ class TestRetries:
         assert len(fake_openai.requests) < 600, "they pause together"
 
     @pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
-    def test_what_never_gets_better_is_not_tried_again(
+    def test_permanent_failures_are_not_retried(
         self, build: Callable[..., AsyncGPTXBatchEngine], fake_openai: FakeOpenAI, status: int
     ) -> None:
         engine = build(client_max_retries=2)
@@ -182,7 +182,7 @@ class TestRetries:
     def test_it_can_be_cancelled_in_each_state(
         self, build: Callable[..., AsyncGPTXBatchEngine], fake_openai: FakeOpenAI
     ) -> None:
-        """One in its attempt, one in the wait for its second, one waiting to be admitted."""
+        """One call is in its attempt, one waits for its second, and one waits for its turn."""
         engine = build(max_concurrency=2, adaptive=False)
         fake_openai.faults = lambda request: (
             HTTPFault(429, retry_after=200) if "text 0" in request.user_text else None
@@ -239,7 +239,7 @@ class TestRefusals:
         fake_openai.faults = None
         assert errors_of(engine.forward(arguments(3))) == [None] * 3, "another batch is sent"
 
-    def test_a_refused_key_is_no_refusal_of_another_one_in_the_same_batch(
+    def test_a_refused_key_does_not_end_calls_with_another_key_in_the_batch(
         self, build: Callable[..., AsyncGPTXBatchEngine], fake_openai: FakeOpenAI
     ) -> None:
         engine = build(max_concurrency=1)
@@ -308,7 +308,7 @@ class TestPacing:
     def test_a_configured_rate_is_kept(
         self, build: Callable[..., AsyncGPTXBatchEngine], fake_openai: FakeOpenAI
     ) -> None:
-        """600 a minute, 10 at once: the last of 30 cannot go before 2 s have passed."""
+        """With 600 per minute and a burst of 10, the last of 30 cannot be sent before 2 s."""
         engine = build(rate_limit=RateLimit(requests_per_minute=600))
         began = time.monotonic()
         engine.forward(arguments(30))
@@ -391,7 +391,7 @@ class TestCosts:
     def test_what_waits_for_a_slow_rate_is_ended_at_once_when_the_cost_is_reached(
         self, build: Callable[..., AsyncGPTXBatchEngine], fake_openai: FakeOpenAI
     ) -> None:
-        """One a minute: by their turns, the last would be ended after twenty minutes."""
+        """At one per minute the last call would have its turn after twenty minutes."""
         limit = RateLimit(requests_per_minute=1)
         engine = build(rate_limit=limit, prices={MODEL: (1e6, 0.0)}, max_cost=1.0)
         errors = errors_of(engine.forward(arguments(20)))
@@ -411,7 +411,7 @@ class TestCosts:
 
 @pytest.fixture
 def events() -> Iterator[list[dict[str, Any]]]:
-    """What is told, by an application's own structlog."""
+    """Events, as an application's structlog receives them."""
     told: list[dict[str, Any]] = []
 
     def keep(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> dict[str, Any]:
@@ -444,7 +444,7 @@ class TestSeeing:
         engine.reset_stats()
         assert engine.stats().calls == 0
 
-    def test_what_is_in_flight_and_waiting_is_told_at_once(
+    def test_stats_show_what_is_in_flight_and_waiting(
         self, build: Callable[..., AsyncGPTXBatchEngine], fake_openai: FakeOpenAI
     ) -> None:
         engine = build(max_concurrency=3)
@@ -457,7 +457,7 @@ class TestSeeing:
             fake_openai.release()
             running.result(30)
 
-    def test_a_batch_and_its_calls_are_told_with_one_id(
+    def test_the_events_of_a_batch_and_its_calls_have_one_id(
         self,
         build: Callable[..., AsyncGPTXBatchEngine],
         fake_openai: FakeOpenAI,
@@ -482,7 +482,7 @@ class TestSeeing:
         assert told[-1] | {"answered": 3, "failed": 0, "cancelled": 0} == told[-1]
         assert not any("prompt" in event or "answer" in event for event in told)
 
-    def test_a_scheduled_query_is_told_of_as_of_the_batch_that_sent_it(
+    def test_the_events_of_a_scheduled_query_name_the_batch_that_sent_it(
         self, fake_openai: FakeOpenAI, events: list[dict[str, Any]]
     ) -> None:
         gptx_async.install(KEY, MODEL)
@@ -496,7 +496,7 @@ class TestSeeing:
         assert len(calls) == 4
         assert {event["batch"] for event in calls} <= batches
 
-    def test_content_is_told_when_it_is_asked_for(
+    def test_events_contain_content_if_log_content_is_set(
         self,
         build: Callable[..., AsyncGPTXBatchEngine],
         fake_openai: FakeOpenAI,
@@ -509,7 +509,7 @@ class TestSeeing:
         assert event["answer"] == ["the model's answer"]
         assert "the prompt's text" in str(event["prompt"])
 
-    def test_the_service_tells_of_itself(
+    def test_the_service_logs_its_start_and_end(
         self,
         build: Callable[..., AsyncGPTXBatchEngine],
         fake_openai: FakeOpenAI,
@@ -522,7 +522,7 @@ class TestSeeing:
         names = [event["event"] for event in events if event["event"].startswith("service")]
         assert names[-2:] == ["service.started", "service.closed"]
 
-    def test_a_service_that_died_is_told_to_be_restarted_by_the_next_call(
+    def test_the_next_call_logs_the_restart_of_a_service_that_died(
         self,
         build: Callable[..., AsyncGPTXBatchEngine],
         fake_openai: FakeOpenAI,
@@ -542,14 +542,14 @@ class TestSeeing:
         assert (event["level"], event["cause"]) == ("warning", "SystemExit")
 
     @pytest.mark.slow
-    def test_a_pause_is_told_once_for_a_burst_of_refusals(
+    def test_a_pause_is_logged_once_for_a_burst_of_refusals(
         self,
         build: Callable[..., AsyncGPTXBatchEngine],
         fake_openai: FakeOpenAI,
         events: list[dict[str, Any]],
     ) -> None:
         engine = build()
-        # The first burst proves nothing. When its calls come back, all are still refused.
+        # The first burst proves nothing. When its calls are retried, all are refused again.
         fake_openai.fail_next(HTTPFault(429), times=30)
         engine.forward(arguments(20))
         names = Counter((event["event"], event["level"]) for event in events)
@@ -573,7 +573,7 @@ class TestSeeing:
             caller.get_span_context().span_id
         }
 
-    def test_who_patches_the_sdks_method_sees_each_call(
+    def test_a_patched_method_of_the_sdk_sees_each_call(
         self,
         build: Callable[..., AsyncGPTXBatchEngine],
         fake_openai: FakeOpenAI,
@@ -594,7 +594,7 @@ class TestSeeing:
 def test_requests_are_recorded_as_the_sdk_sends_them(
     build: Callable[..., AsyncGPTXBatchEngine], fake_openai: FakeOpenAI
 ) -> None:
-    """A sanity check of the tests above: what they read is there."""
+    """Check that the requests contain what the tests above read."""
     build().forward([argument()])
     [request] = fake_openai.requests
     assert isinstance(request, RecordedRequest)

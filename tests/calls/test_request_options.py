@@ -1,4 +1,4 @@
-"""What a call owes to others: permits, costs, refusals and cancellations, over HTTP."""
+"""Effects of a call on other calls, over HTTP: permits, costs, refusals and cancellations."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from support.looking import destination_on
 
 KEY, MODEL = "sk-of-the-tests", "gpt-4o-mini"
 COSTLY: dict[str, Any] = {"prices": {MODEL: (1e6, 0.0)}, "max_cost": 1.0}
-"""The first answer uses up what may be spent."""
+"""Options with which the first answer uses up the cost limit."""
 
 Build = Callable[..., AsyncGPTXBatchEngine]
 
 
 @pytest.fixture
 def build(fake_openai: FakeOpenAI) -> Build:
-    """Build an engine that asks the server."""
+    """Return a function that builds an engine for the test server."""
 
     def build(**options: Any) -> AsyncGPTXBatchEngine:
         return AsyncGPTXBatchEngine(KEY, MODEL, **options)
@@ -56,7 +56,7 @@ def arguments(*texts: str, **kwargs: Any) -> list[Any]:
 
 
 def errors_of(answers: tuple[list[Any], list[dict[str, Any]]]) -> list[Any]:
-    """The errors of a batch's items, None for what was answered: what forward's own stand for."""
+    """Return the errors of a batch's items without the wrapper of `forward`; None for answers."""
     found = [metadata.get("exception") for metadata in answers[1]]
     return [
         error if error is None or isinstance(error, GPTXAsyncError) else error.__context__ or error
@@ -76,7 +76,7 @@ class TestCosts:
     def test_a_call_that_may_not_be_sent_again_gives_its_permit_back(
         self, build: Build, fake_openai: FakeOpenAI
     ) -> None:
-        """While it waits for its second attempt, the limit is set below what was spent."""
+        """The limit is set below the amount spent while the call waits for its second attempt."""
         engine = build(max_concurrency=1, adaptive=False, prices={MODEL: (1e6, 0.0)})
         engine.forward(arguments("first"))
         fake_openai.fail_next(HTTPFault(429, retry_after=2))
@@ -108,10 +108,10 @@ class TestCosts:
             assert errors[1] is not errors[2], "one object raised twice would grow"
             assert errors_of(goes_on.result(50)) == [None, None]
 
-    def test_calls_of_a_copied_client_are_on_the_engines_terms(
+    def test_calls_of_a_copied_client_have_the_engines_options(
         self, build: Build, fake_openai: FakeOpenAI
     ) -> None:
-        """A remedy that asks again by `with_options` is paced, counted and limited by the cost."""
+        """The call of a remedy through `with_options` is paced, counted and limited by cost."""
         engine = build(prices={MODEL: (1e6, 0.0)})
 
         def ask_again(sync_engine: Any, _error: Any, *_: Any) -> Any:
@@ -153,7 +153,7 @@ class TestReservations:
         [error] = errors_of(engine.forward([exact], deadline=1.0))
         assert not isinstance(error, RequestTooLargeError)
 
-    def test_a_limit_of_the_answer_beyond_all_bounds_is_for_the_server_to_refuse(
+    def test_an_absurd_limit_of_the_answer_is_sent_to_the_server(
         self, build: Build, fake_openai: FakeOpenAI
     ) -> None:
         engine = build()

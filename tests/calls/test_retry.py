@@ -98,7 +98,7 @@ async def run_all(
 
 
 def run_with(errors: list[Exception], budget: Budget) -> tuple[object, list[float]]:
-    """Run attempts that raise the errors one by one; return what came of it, and the waits."""
+    """Run attempts that raise these errors in turn; return the result and the waits."""
     left, waits = [*errors], []
 
     async def attempt() -> str:
@@ -115,7 +115,7 @@ def run_with(errors: list[Exception], budget: Budget) -> tuple[object, list[floa
     return asyncio.run(run()), waits
 
 
-def test_run_makes_faults_good_within_the_retries(
+def test_faults_are_retried_within_the_budget(
     client: openai.OpenAI, fake_openai: FakeOpenAI
 ) -> None:
     fault = error_by(client, fake_openai, HTTPFault(500, retry_after_ms=1))
@@ -124,26 +124,28 @@ def test_run_makes_faults_good_within_the_retries(
     assert run_with([fault], Budget(0, 0)) == (fault, [])
 
 
-def test_run_counts_rate_limits_apart(client: openai.OpenAI, fake_openai: FakeOpenAI) -> None:
+def test_429s_do_not_count_as_retries(client: openai.OpenAI, fake_openai: FakeOpenAI) -> None:
     busy = error_by(client, fake_openai, HTTPFault(429, retry_after_ms=1))
     assert run_with([busy] * 20, Budget(0, 60))[0] == "answer"
 
 
-def test_run_begins_no_wait_that_is_longer_than_the_patience(
+def test_a_wait_longer_than_the_patience_is_not_started(
     client: openai.OpenAI, fake_openai: FakeOpenAI
 ) -> None:
     busy = error_by(client, fake_openai, HTTPFault(429, retry_after=3600))
     assert run_with([busy], Budget(2, 300)) == (busy, [])
 
 
-def test_run_waits_no_shorter_than_told(client: openai.OpenAI, fake_openai: FakeOpenAI) -> None:
+def test_a_wait_is_at_least_as_long_as_the_server_asks(
+    client: openai.OpenAI, fake_openai: FakeOpenAI
+) -> None:
     busy = error_by(client, fake_openai, HTTPFault(429, retry_after_ms=10))
     _, waits = run_with([busy] * 20, Budget(0, 60))
     assert min(waits) >= 0.01
     assert len({*waits}) > 10, "all would wake at once"
 
 
-def test_run_ends_by_a_cancellation_in_the_attempt_and_in_the_wait(
+def test_a_cancellation_ends_the_attempt_and_the_wait(
     client: openai.OpenAI, fake_openai: FakeOpenAI
 ) -> None:
     busy = error_by(client, fake_openai, HTTPFault(429, retry_after=60))
@@ -182,7 +184,9 @@ def test_patience_runs_from_the_first_429(client: openai.OpenAI, fake_openai: Fa
     assert budget.patience_left == pytest.approx(10)
 
 
-def test_copy_says_the_same_and_is_another(client: openai.OpenAI, fake_openai: FakeOpenAI) -> None:
+def test_a_copied_error_is_equal_but_another_object(
+    client: openai.OpenAI, fake_openai: FakeOpenAI
+) -> None:
     error = error_by(client, fake_openai, HTTPFault(401))
     copy = copy_of(error)
     assert copy is not error

@@ -1,4 +1,4 @@
-"""The ends and the beginnings of processes, with requests in flight over real HTTP."""
+"""Forks and exits of processes with requests in flight over real HTTP."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def ask_or_error(text="text"):
 
 
 def run(program: str, until: Callable[[], object] = lambda: None) -> tuple[list[str], str, int]:
-    """Run a program after the prelude; return its lines, its standard error and its exit code."""
+    """Run a program after the prelude; return its output lines, standard error and exit code."""
     completed = run_child(PRELUDE + program, until=until)
     return completed.stdout.split("\n")[:-1], completed.stderr, completed.returncode
 
@@ -49,7 +49,7 @@ def _server(fake_openai: FakeOpenAI) -> None:
 
 FORKED_CHILD = """
 ask("before the fork")
-def tell():  # the line in one write: the three may print at once
+def tell():  # one write per line: three processes may print concurrently
     print(ask("of the parent") + "\\n", end="", flush=True)
 parents = [threading.Thread(target=tell) for _ in range(3)]
 for thread in parents:
@@ -71,7 +71,7 @@ print(ask("after the fork"))
 def test_the_parents_requests_finish_when_it_forks_in_the_middle_of_them(
     monkeypatch: pytest.MonkeyPatch, leave: str
 ) -> None:
-    """A child that closes what it inherits takes the parent's sockets away (redis-py#2910)."""
+    """A child that closes inherited clients breaks the parent's sockets (redis-py#2910)."""
     child_ended = threading.Event()
 
     def respond(received: Received, connection: socket.socket) -> bool:
@@ -92,7 +92,7 @@ def test_the_parents_requests_finish_when_it_forks_in_the_middle_of_them(
 
 @pytest.mark.slow
 def test_a_fork_from_a_thread_while_another_holds_the_start_lock() -> None:
-    """See fsspec/filesystem_spec#1790, zarr-python#2812: the child hangs."""
+    """Without a new lock the child hangs (fsspec/filesystem_spec#1790, zarr-python#2812)."""
     lines, errors, code = run("""
 service = default_service()
 held, go_on = threading.Event(), threading.Event()
@@ -121,7 +121,7 @@ print(ask("of the parent"))
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
 @pytest.mark.slow
 def test_the_children_of_multiprocessing_start_their_own_loop(method: str) -> None:
-    """In a file of its own: spawn and forkserver import what they run."""
+    """The program is a file, because spawn and forkserver import what they run."""
     program = """
 import pathlib, sys, tempfile
 folder = pathlib.Path(tempfile.mkdtemp())
@@ -153,11 +153,11 @@ def test_exit_with_requests_in_flight_is_quick_and_silent(
     program = f"""
 for _ in range(5):
     threading.Thread(target=ask_or_error, daemon={daemon}).start()
-sys.stdin.readline()  # until the requests are at the server
+sys.stdin.readline()  # until the requests have reached the server
 began = time.monotonic()
 def report():
     print("ended in time" if time.monotonic() - began < 60 else "ended late", flush=True)
-atexit.register(report)  # runs after the threads that are no daemons were waited for
+atexit.register(report)  # runs after the interpreter has waited for non-daemon threads
 {end}
 """
     lines, errors, code = run(
@@ -169,7 +169,7 @@ atexit.register(report)  # runs after the threads that are no daemons were waite
 
 
 @pytest.mark.slow
-def test_a_thread_that_outlives_the_main_thread_is_told_so() -> None:
+def test_a_thread_that_outlives_the_main_thread_gets_an_error() -> None:
     lines, errors, _ = run("""
 def late():
     threading.main_thread().join()
@@ -183,7 +183,7 @@ ask()
 @pytest.mark.parametrize("warm", [True, False])
 @pytest.mark.slow
 def test_calls_in_exit_handlers_before_and_after_ours_answer_or_fail(warm: bool) -> None:
-    """They run in the reverse of their order; ours comes with the import (cpython#113964)."""
+    """Handlers run in reverse order; ours is registered by the import (cpython#113964)."""
     program = (
         """
 import atexit
@@ -198,7 +198,7 @@ atexit.register(lambda: print("before ours:", ask_or_error("1"), ask_or_error("2
     lines = completed.stdout.split("\n")[:-1]
     if warm:
         assert lines[0] == "before ours: answer to 1 answer to 2", completed.stderr
-    else:  # the SDK starts a thread for a client's first request, which Python refuses by now
+    else:  # for a client's first request the SDK starts a thread, which Python no longer allows
         assert lines[0] == "before ours: ServiceClosedError ServiceClosedError", completed.stderr
     assert lines[1] == "after ours: ServiceClosedError ServiceClosedError"
     assert (completed.stderr, completed.returncode) == ("", 0)
@@ -206,7 +206,7 @@ atexit.register(lambda: print("before ours:", ask_or_error("1"), ask_or_error("2
 
 @pytest.mark.slow
 def test_the_first_call_may_be_made_while_a_module_is_imported() -> None:
-    """A wait on another thread during an import hangs if that thread imports, too (crochet#43)."""
+    """Waiting for another thread during an import hangs if that thread imports (crochet#43)."""
     program = """
 import pathlib, sys, tempfile
 folder = pathlib.Path(tempfile.mkdtemp())
@@ -220,11 +220,11 @@ import asks_when_imported
 
 @pytest.mark.slow
 def test_a_call_of_a_finaliser_on_the_loop_thread_fails_and_the_loop_lives() -> None:
-    """See h5py#2019."""
+    """A finaliser that waits for its own thread would never return (h5py#2019)."""
     lines, errors, _ = run("""
 class Asks:
     def __init__(self):
-        self.myself = self  # only the garbage collector can take it
+        self.myself = self  # a cycle, which only the garbage collector can free
     def __del__(self):
         print(threading.current_thread().name, ask_or_error(), flush=True)
 
@@ -282,7 +282,7 @@ def test_ctrl_c_in_a_query_is_seen_by_the_server_before_it_is_raised(
     fake_openai.hold()
     program = """
 def interrupt():
-    sys.stdin.readline()  # until the request is at the server
+    sys.stdin.readline()  # until the request has reached the server
     os.kill(os.getpid(), signal.SIGINT)
 threading.Thread(target=interrupt).start()
 try:

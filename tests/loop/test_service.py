@@ -40,7 +40,7 @@ async def name_of_thread(_scope: LoopScope) -> str:
 
 
 class Sleeper:
-    """A coroutine that tells when it has begun, and when its clean-up has run."""
+    """A coroutine that sets events when it has begun and when its clean-up has run."""
 
     def __init__(self) -> None:
         self.began = threading.Event()
@@ -56,7 +56,7 @@ class Sleeper:
 
 
 def in_thread(function: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
-    """Start a thread that appends the function's result, or its exception, to the list."""
+    """Start a thread that appends the function's result or exception to the returned list."""
     results: list[Any] = []
 
     def run() -> None:
@@ -138,7 +138,7 @@ def test_close_on_the_loop_thread_raises_at_once(service: LoopService) -> None:
 
 
 def test_run_after_the_thread_died_starts_a_new_one(service: LoopService) -> None:
-    """See fsspec/filesystem_spec#1723: the waiter waits for ever."""
+    """The waiter must not wait for ever (fsspec/filesystem_spec#1723)."""
     sleeper = Sleeper()
     waiter, results = in_thread(lambda: service.run(sleeper))
     assert sleeper.began.wait(10)
@@ -174,7 +174,7 @@ def test_errors_of_a_dead_thread_are_one_object_per_caller(service: LoopService)
 def test_check_fails_a_call_whose_thread_is_gone(
     service: LoopService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The wait in slices: the last resort when the dying thread told nobody, as after a fork."""
+    """The last resort when the dying thread could wake nobody, as after a fork."""
     monkeypatch.setattr(call_module, "SLICE_SECONDS", 0.01)
     sleeper = Sleeper()
     waiter, results = in_thread(lambda: service.run(sleeper))
@@ -186,7 +186,7 @@ def test_check_fails_a_call_whose_thread_is_gone(
     assert isinstance(results[0], LoopThreadDiedError)
 
 
-# CPython itself complains of the half-made loop that its constructor left behind.
+# CPython warns about the unfinished loop that its constructor left behind.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.serial
 def test_start_failing_for_want_of_descriptors_is_an_error_and_the_next_call_works(
@@ -202,13 +202,13 @@ def test_start_failing_for_want_of_descriptors_is_an_error_and_the_next_call_wor
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert service.run(name_of_thread) == "gptx_async-test"
-    gc.collect()  # the complaint is to come now
+    gc.collect()  # so that the warning appears within this test
 
 
 def test_start_failing_for_want_of_threads_is_an_error_and_the_next_call_works(
     service: LoopService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """See anyio#195: a start that fails hangs its caller."""
+    """A failed start must not hang its caller (anyio#195)."""
 
     def fail(self: threading.Thread) -> NoReturn:
         raise RuntimeError("can't start new thread")
@@ -220,7 +220,7 @@ def test_start_failing_for_want_of_threads_is_an_error_and_the_next_call_works(
     assert service.run(name_of_thread) == "gptx_async-test"
 
 
-def test_close_cancels_what_is_in_flight_and_the_waiter_is_told(service: LoopService) -> None:
+def test_close_cancels_calls_in_flight_and_their_waiters_get_an_error(service: LoopService) -> None:
     sleeper = Sleeper()
     waiter, results = in_thread(lambda: service.run(sleeper))
     assert sleeper.began.wait(10)
@@ -246,7 +246,7 @@ def test_close_before_the_first_call_starts_no_thread() -> None:
     assert threading.active_count() == before
 
 
-def test_close_closes_what_the_scope_holds_last_built_first(service: LoopService) -> None:
+def test_close_closes_the_resources_of_the_scope_in_reverse_order(service: LoopService) -> None:
     closed: list[str] = []
 
     async def close(name: str) -> None:
@@ -298,7 +298,7 @@ def test_close_is_bounded_though_a_task_ignores_cancellation() -> None:
 @pytest.mark.linux
 @pytest.mark.serial
 def test_start_and_close_leave_no_thread_and_no_descriptor() -> None:
-    """See dask#4072: descriptors leak per start and stop."""
+    """Descriptors must not leak with each start and stop (dask#4072)."""
 
     def cycle() -> None:
         service = LoopService()
@@ -317,7 +317,7 @@ def test_start_and_close_leave_no_thread_and_no_descriptor() -> None:
 
 @pytest.mark.serial
 def test_close_leaves_no_thread_of_the_executor() -> None:
-    """The SDK asks for the platform, and asyncio for a host's address, in such a thread."""
+    """The SDK reads the platform, and asyncio resolves host names, in such a thread."""
 
     async def look_up(_scope: LoopScope) -> str:
         return await asyncio.to_thread(lambda: threading.current_thread().name)
@@ -353,7 +353,7 @@ def test_close_is_bounded_though_a_thread_of_the_executor_does_not_end() -> None
 
 
 def test_calls_while_another_thread_closes_all_return() -> None:
-    """See bellows#745, asgiref#545: a submit that races with the stop."""
+    """A call may race with the stop (bellows#745, asgiref#545)."""
     service = LoopService()
     service.run(name_of_thread)
     go = threading.Barrier(51)
@@ -372,7 +372,7 @@ def test_calls_while_another_thread_closes_all_return() -> None:
 
 
 def test_no_context_variable_of_a_caller_is_seen_on_the_loop(service: LoopService) -> None:
-    """See ogx-ai/ogx#5168."""
+    """Otherwise a connection keeps its first caller's variables (ogx-ai/ogx#5168)."""
     variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
 
     async def read(_scope: LoopScope) -> str:
@@ -386,7 +386,7 @@ def test_no_context_variable_of_a_caller_is_seen_on_the_loop(service: LoopServic
 
 
 def test_a_cancelled_call_ends_after_its_clean_up(service: LoopService) -> None:
-    """See python/cpython#105836: cancelled is not yet cleaned up."""
+    """A cancelled future is done before its task has cleaned up (python/cpython#105836)."""
     sleeper = Sleeper()
     done = threading.Event()
     call: Call[None] = Call(sleeper, service)
@@ -410,7 +410,7 @@ def test_a_call_cancelled_before_its_start_never_begins(service: LoopService) ->
 
 
 def test_ctrl_c_cancels_the_coroutine_before_it_is_raised() -> None:
-    """Others raise at once and leave the coroutine running (synchronicity#166, lancedb#2898)."""
+    """The coroutine must not go on running (synchronicity#166, lancedb#2898)."""
     completed = run_child("""
         import asyncio, os, signal
         from gptx_async.loop.service import default_service
@@ -509,51 +509,10 @@ def test_a_forked_child_starts_its_own_thread_and_the_parent_goes_on() -> None:
     assert completed.stdout.split("\n")[:2] == ["0", '["the parent\'s answer"]'], completed.stderr
 
 
-def test_default_service_is_made_anew_after_it_was_closed() -> None:
+def test_a_closed_default_service_is_replaced() -> None:
     first = default_service()
     assert default_service() is first
     first.close()
     second = default_service()
     assert second is not first
     assert second.run(name_of_thread) == "gptx_async-loop"
-
-
-def test_outcome_raises_its_error_or_returns_its_value() -> None:
-    assert Outcome(value=3).result() == 3
-    with pytest.raises(ValueError, match="of the outcome"):
-        Outcome(error=ValueError("of the outcome")).result()
-
-
-def raise_while_handling(error: Exception, handled: Exception) -> None:
-    try:
-        raise handled
-    except type(handled):
-        Outcome(error=error).result()
-
-
-def test_outcome_keeps_the_context_of_its_error_before_what_is_handled_here() -> None:
-    """A remedy calls back while the error that it remedies is being handled."""
-    error, inner, innermost = ValueError("error"), KeyError("inner"), OSError("innermost")
-    error.__context__, inner.__context__ = inner, innermost
-    handled = RuntimeError("handled here")
-    with pytest.raises(ValueError, match="error"):
-        raise_while_handling(error, handled)
-    assert error.__context__ is inner
-    assert inner.__context__ is innermost
-    assert innermost.__context__ is handled
-
-
-def test_outcome_without_context_gets_what_is_handled_here() -> None:
-    error, handled = ValueError("error"), RuntimeError("handled here")
-    with pytest.raises(ValueError, match="error"):
-        raise_while_handling(error, handled)
-    assert error.__context__ is handled
-
-
-def test_outcome_makes_no_circle_of_contexts() -> None:
-    error, inner = ValueError("error"), KeyError("inner")
-    error.__context__ = inner
-    with pytest.raises(ValueError, match="error"):
-        raise_while_handling(error, inner)
-    assert error.__context__ is inner
-    assert inner.__context__ is None

@@ -1,12 +1,9 @@
-"""The background thread when something goes wrong: a failed wake-up, a late start, forks, ends."""
+"""The background thread after a failed wake-up, a late start, a fork, or a slow end."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import gc
 import threading
-import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
@@ -15,7 +12,7 @@ import pytest
 
 from gptx_async.errors import ServiceClosedError, ServiceStartError
 from gptx_async.loop import thread as thread_module
-from gptx_async.loop.call import Call, Outcome
+from gptx_async.loop.call import Call
 from gptx_async.loop.scope import LoopScope
 from gptx_async.loop.service import LoopService
 from support.child import run_child
@@ -76,7 +73,7 @@ def test_only_the_first_end_of_a_call_counts(service: LoopService) -> None:
     assert done.wait(20)
     outcome = call.outcome
     service.close()
-    call.check()  # the thread is gone, but the call had its answer
+    call.check()  # the thread is gone, but the call has its answer
     assert call.outcome is outcome
 
 
@@ -123,30 +120,8 @@ def test_close_answers_the_callers_of_a_loop_that_does_not_end(
         go_on.set()
 
 
-class Failure(Exception):  # noqa: N818 - it is one
-    """An error that a weak reference can be made to."""
-
-
-def test_an_error_that_was_handled_is_freed_at_once() -> None:
-    """By its reference count: a cycle would keep it, and its batch, until a collection."""
-    references: list[weakref.ref[Failure]] = []
-
-    def outcome() -> Outcome[None]:
-        error = Failure()
-        references.append(weakref.ref(error))
-        return Outcome(error=error)
-
-    gc.disable()
-    try:
-        with contextlib.suppress(Failure):
-            outcome().result()
-        assert references[0]() is None
-    finally:
-        gc.enable()
-
-
 def test_a_fork_while_another_thread_makes_the_default_service() -> None:
-    """That thread holds a lock, and does not exist in the child."""
+    """That thread holds a lock and does not exist in the child."""
     completed = run_child("""
         import os, threading
         from gptx_async.loop import service

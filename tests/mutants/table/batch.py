@@ -88,7 +88,7 @@ MUTANTS = [
             self._held[cancellable] = None
             return True""",
         "a cancelled scope takes no more calls, or they would run to their end",
-        ("test_cancel_scope.py::test_a_cancelled_scope_takes_its_calls_back_and_refuses_more",),
+        ("test_cancel_scope.py::test_a_cancelled_scope_cancels_its_calls_and_rejects_later_ones",),
     ),
     Mutant(
         "B10-hold-exit-unchecked",
@@ -99,7 +99,7 @@ MUTANTS = [
 """,
         "",
         "a call that returns after its scope was cancelled must not let the code go on",
-        ("test_cancel_scope.py::test_a_cancelled_scope_takes_its_calls_back_and_refuses_more",),
+        ("test_cancel_scope.py::test_a_cancelled_scope_cancels_its_calls_and_rejects_later_ones",),
     ),
     Mutant(
         "B11-refused-swallowed-ok",

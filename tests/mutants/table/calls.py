@@ -152,7 +152,7 @@ MUTANTS = [
         "self.record.attempt,",
         "the count of retries that is sent starts at 0",
         (
-            "test_request.py::TestRetries::test_a_fault_is_tried_again_once_for_each_retry_and_by_one_layer_only",
+            "test_request.py::TestRetries::test_a_fault_is_retried_max_retries_times_by_one_layer_only",
         ),
     ),
     Mutant(

@@ -102,7 +102,7 @@ MUTANTS = [
             pass
 """,
         "a traceback holds the frame, and with it the outcome and all that it holds",
-        ("test_service_ends.py",),
+        ("test_call.py",),
     ),
     Mutant(
         "S11-explain-cancelled",
