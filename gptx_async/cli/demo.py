@@ -1,11 +1,11 @@
-"""`gptx-async demo`: real documents through a two-step Expression of symbolicai, three ways.
+"""`gptx-async demo`: process documents with a two-step symbolicai Expression in three ways.
 
-The documents are the descriptions of the Python packages installed here. The model is an embedded
-`FakeOpenAI`, which answers with a digest of the messages that it was sent: an answer is right if it
-is what `GPTXChatEngine` got for the same document before. With `live` the model is a real one.
+The documents are the descriptions of the installed Python packages. The model is an embedded
+`FakeOpenAI`, which answers with a digest of the messages. An answer is right if it equals the
+answer that `GPTXChatEngine` got for the same document. With `live` the model is a real one.
 
 symbolicai is imported inside functions: it reads its configuration when it is imported, and
-`symbolicai_sandbox` has to make one first.
+`symbolicai_sandbox` must create one first.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ from ..testing import BatchScheduler, FakeOpenAI, lognormal
 __all__ = ["Document", "find_wrong", "installed_documents", "run_demo", "symbolicai_sandbox"]
 
 STEPS = ("Summarise this package in two sentences.", "Name three users of such a package.")
-"""What is asked of each document, and then of the answer to that."""
+"""The questions about each document, and then about the answer to the first."""
 
 WORKERS = 64
-"""How many threads ask at once, and how many workers the scheduler has."""
+"""The number of threads, and of the scheduler's workers."""
 
 SAMPLE = 8
-"""How many documents `GPTXChatEngine` is measured on: one at a time, all would take minutes."""
+"""How many documents measure `GPTXChatEngine`: all of them, one at a time, would take minutes."""
 
 LIVE_DOCUMENTS = 20
-"""How many documents go to a real API, where they cost money, unless told otherwise."""
+"""The default number of documents for a real API, where they cost money."""
 
 SHOWN_WRONG = 3
 """How many of the wrong answers are printed."""
@@ -55,25 +55,25 @@ DEFAULT_MODEL = "gpt-4o-mini"
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
 
 Answer: TypeAlias = "str | Exception | None"
-"""What came of a document: the last answer, or what was raised; None if nothing came."""
+"""The result of a document: the last answer, or an exception; None if there is none."""
 
 
 class Document(NamedTuple):
-    """A text, and the name of the package that it describes."""
+    """The description of a package."""
 
     name: str
     text: str
 
 
 class Account(NamedTuple):
-    """With which key the model is asked, and which model."""
+    """The API key and the model."""
 
     api_key: str
     model: str
 
 
 class Engines(NamedTuple):
-    """The two engines that are compared."""
+    """The two engines to compare."""
 
     sync: Any
     ours: Any
@@ -81,13 +81,13 @@ class Engines(NamedTuple):
 
 @dataclass(frozen=True)
 class DemoResult:
-    """How one way of asking did: a row of the table.
+    """The result of one way to process the documents: a row of the table.
 
     Attributes:
-        title: The way of asking.
-        documents: How many documents were asked about.
-        wrong: What is wrong, one sentence for each wrong answer.
-        seconds: How long all of them took together.
+        title: The name of the way.
+        documents: How many documents it processed.
+        wrong: One sentence for each wrong answer.
+        seconds: How long all documents took.
     """
 
     title: str
@@ -97,13 +97,13 @@ class DemoResult:
 
     @property
     def calls_per_second(self) -> float:
-        """Return the calls of the model in a second."""
+        """The calls of the model per second."""
         return self.documents * len(STEPS) / self.seconds
 
 
 Process: TypeAlias = Callable[[Document], Answer]
 Way: TypeAlias = Callable[[Process, Sequence[Document]], Sequence[Answer]]
-"""A way of asking: puts each document through a function, and returns what came of them."""
+"""A way to process documents: calls a function for each document, and returns the results."""
 
 
 def run_demo(
@@ -116,17 +116,17 @@ def run_demo(
     """Run the demo and print its table.
 
     Args:
-        live: Ask the API that OPENAI_BASE_URL names, or OpenAI's, and not the embedded server.
-        count: How many documents; when None all, or 20 with `live`.
+        live: Use the API at OPENAI_BASE_URL, or OpenAI's, in place of the embedded server.
+        count: How many documents; None for all, or for 20 with `live`.
         latency: The median latency of the embedded server, in seconds.
-        model: One of `GPTXChatEngine`'s; when None gpt-4o-mini, or the configured one with `live`.
+        model: A model of `GPTXChatEngine`; None for gpt-4o-mini, or the configured one with `live`.
 
     Returns:
         The exit code: 1 if an answer is wrong or missing, else 0.
 
     Raises:
-        ConfigurationError: There is no key for the real API, or `GPTXChatEngine` does not know the
-            model.
+        ConfigurationError: There is no key for the real API, or `GPTXChatEngine` does not support
+            the model.
         VocabularyError: tiktoken can neither find nor download the model's vocabulary.
     """
     console = Console(highlight=False)
@@ -146,12 +146,12 @@ def run_demo(
 
 
 def installed_documents() -> list[Document]:
-    """Return the descriptions of the installed packages that have one, by name."""
+    """Return the descriptions of the installed packages that have one, sorted by name."""
     texts = {}
     for distribution in importlib.metadata.distributions():
         metadata = distribution.metadata.json
         text = str(metadata.get("description", ""))
-        if text.strip() not in ("", "UNKNOWN"):  # as an old setuptools wrote it
+        if text.strip() not in ("", "UNKNOWN"):  # written by old versions of setuptools
             texts[str(metadata["name"])] = text
     return [Document(name, texts[name]) for name in sorted(texts, key=str.casefold)]
 
@@ -161,13 +161,13 @@ def find_wrong(
     answers: Sequence[Answer],
     expected: Mapping[str, Answer] | None,
 ) -> list[str]:
-    """Say of each wrong answer what is wrong with it.
+    """Return one sentence for each wrong answer.
 
     Args:
-        documents: What was asked about.
-        answers: What came of each; errors, and answers that are missing at the end, are wrong.
-        expected: The right answers by the documents' names; when None, as of a real model, every
-            answer is right that is not empty.
+        documents: The documents.
+        answers: The result of each document. Errors and missing results at the end are wrong.
+        expected: The right answers by document name. None for a real model: every answer that is
+            not empty is right.
     """
     wrong = []
     for document, answer in zip_longest(documents, answers[: len(documents)]):
@@ -182,11 +182,11 @@ def find_wrong(
 
 @contextlib.contextmanager
 def symbolicai_sandbox(model: str) -> Iterator[None]:
-    """Import symbolicai for the length of the block, quietly and away from the user's files.
+    """Import symbolicai in the block, quietly and without touching the user's files.
 
-    At its import it reads ./symai.config.json, or asks for one to be made, and writes further ones
-    to the virtual environment or to HOME if they are in neither. Here all of them are in a
-    temporary directory. The key is handed to the engines and stands in no file.
+    symbolicai's import reads ./symai.config.json, or fails without it, and writes other files to
+    the virtual environment or to HOME. In the block all of them are in a temporary directory. No
+    file contains the API key: the engines get it as an argument.
 
     Args:
         model: The model to configure.
@@ -229,7 +229,7 @@ def _run_live(documents: Sequence[Document], account: Account) -> list[DemoResul
 def _compare(
     documents: Sequence[Document], engines: Engines, expected: Mapping[str, Answer] | None
 ) -> list[DemoResult]:
-    """Ask about the documents in each of the three ways."""
+    """Process the documents in each of the three ways."""
     _register(engines.sync)
     runs = [_measure("GPTXChatEngine", _one_at_a_time, _sample(documents), expected)]
     _register(engines.ours)
@@ -247,7 +247,7 @@ def _from_threads(process: Process, documents: Sequence[Document]) -> list[Answe
     try:
         return list(pool.map(process, documents))
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # after Ctrl-C not to ask about the rest
+        pool.shutdown(wait=False, cancel_futures=True)  # so that Ctrl-C does not process the rest
 
 
 def _by_scheduler(process: Process, documents: Sequence[Document]) -> list[Answer]:
@@ -265,10 +265,10 @@ def _measure(
 
 
 def _ask(title: str, way: Way, documents: Sequence[Document]) -> tuple[Sequence[Answer], float]:
-    """Put the documents through the Expression, and show how far it is.
+    """Process the documents with the Expression, and show a progress bar.
 
     Returns:
-        What came of each, and how many seconds all took.
+        The result of each document, and the seconds that all of them took.
     """
     expression, lock = _two_steps(), threading.Lock()
     with tqdm(total=len(documents), desc=f"{title:<25}", unit=" documents") as bar:
@@ -276,10 +276,10 @@ def _ask(title: str, way: Way, documents: Sequence[Document]) -> tuple[Sequence[
         def process(document: Document) -> Answer:
             try:
                 return str(expression(document.text))
-            except Exception as error:  # an answer too: a wrong one
+            except Exception as error:  # counts as a wrong answer
                 return error
             finally:
-                with lock:  # tqdm counts without one
+                with lock:  # tqdm's counter has no lock
                     bar.update()
 
         started = time.perf_counter()
@@ -288,7 +288,7 @@ def _ask(title: str, way: Way, documents: Sequence[Document]) -> tuple[Sequence[
 
 
 def _two_steps() -> Any:
-    """Make the Expression: each step asks about the answer to the one before."""
+    """Make the Expression. Each step asks about the answer of the previous step."""
     from symai import Expression, Symbol
 
     class TwoSteps(Expression):  # type: ignore[misc] # symbolicai ships no types
@@ -306,18 +306,18 @@ def _build_engines(account: Account) -> Engines:
 
     from .. import AsyncGPTXBatchEngine, install, uninstall
 
-    ours = install(*account)  # first, for it says what is wrong with the model or its vocabulary
+    ours = install(*account)  # first: its errors explain problems with the model or vocabulary
     if not isinstance(ours, AsyncGPTXBatchEngine):
         uninstall()
         raise ConfigurationError(
             f"The demo compares with GPTXChatEngine, and {account.model!r} is a model of {ours}. "
-            f"Give one of GPTXChatEngine's, {DEFAULT_MODEL} say."
+            f"Give a model of GPTXChatEngine, for example {DEFAULT_MODEL}."
         )
     return Engines(GPTXChatEngine(*account), ours)
 
 
 def _register(engine: Any) -> None:
-    """Make an engine the one that every query of symbolicai asks."""
+    """Register an engine for every query of symbolicai."""
     from symai.functional import EngineRepository
 
     EngineRepository.register("neurosymbolic", engine, allow_engine_override=True)
@@ -339,13 +339,13 @@ def _live_account(model: str | None) -> Account:
     if not key:
         raise ConfigurationError(
             "No API key is given. Set OPENAI_API_KEY, or NEUROSYMBOLIC_ENGINE_API_KEY in "
-            "symbolicai's configuration (symai.config.json); or leave --live out."
+            "symbolicai's configuration (symai.config.json), or leave --live out."
         )
     return Account(key, model or configured.get("NEUROSYMBOLIC_ENGINE_MODEL") or DEFAULT_MODEL)
 
 
 def _symbolicai_configuration() -> dict[str, Any]:
-    """Read the configuration that symbolicai would use here: the first that names a key."""
+    """Read the configuration that symbolicai would use here: the first that has a key."""
     for folder in (Path.cwd(), Path(sys.prefix, ".symai"), Path.home() / ".symai"):
         with contextlib.suppress(FileNotFoundError):
             path = folder / "symai.config.json"
@@ -360,9 +360,9 @@ def _symbolicai_configuration() -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _fake_openai() -> Iterator[FakeOpenAI]:
-    """Run the server, and lead the OpenAI clients that are made in the block to it."""
+    """Run the server. OpenAI clients that are created in the block use it."""
     with FakeOpenAI(keep_requests=0) as server, contextlib.ExitStack() as stack:
-        local = "127.0.0.1"  # not by a proxy, by either spelling
+        local = "127.0.0.1"  # no proxy, in either spelling
         stack.enter_context(_environment(NO_PROXY=local, no_proxy=local))
         stack.enter_context(_environment(**server.openai_environment()))
         yield server
@@ -370,7 +370,7 @@ def _fake_openai() -> Iterator[FakeOpenAI]:
 
 @contextlib.contextmanager
 def _environment(**variables: str) -> Iterator[None]:
-    """Set environment variables for the length of the block."""
+    """Set environment variables in the block."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -385,7 +385,7 @@ def _environment(**variables: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet_logging() -> Iterator[None]:
-    """Print nothing of what symbolicai logs: each of its engines adds to the root's handlers."""
+    """Silence symbolicai's logs: each of its engines adds a handler to the root logger."""
     root = logging.getLogger()
     handlers, level, disabled = root.handlers[:], root.level, root.manager.disable
     logging.disable(logging.ERROR)

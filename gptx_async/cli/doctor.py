@@ -1,7 +1,7 @@
-"""`gptx-async doctor`: what may be wrong on this machine, before a run finds it out.
+"""`gptx-async doctor`: find problems on this machine before a run does.
 
-Each check looks at one thing and says how it is: ok, a warning, or a failure, with what to do.
-Nothing is changed; symbolicai is imported in a sandbox, for it would make files. No key is shown.
+Each check examines one thing and reports ok, a warning or a failure, with a remedy. Nothing is
+changed: symbolicai is imported in a sandbox because its import creates files. No key is shown.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ __all__ = ["Check", "Engine", "Subject", "engine_of", "examine"]
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
 
 SPARE_FILES = 64
-"""How many open files a process needs beside a connection for each request."""
+"""How many open files a process needs besides one connection per request."""
 
 CHAT_ENGINE = "GPTXChatEngine"
 
 ENGINES_ELSEWHERE = frozenset({"DeepSeekXReasoningEngine", "GroqEngine", "OpenRouterEngine"})
-"""The engines that ask another API than OpenAI's, by the SDK; each can be built without a download
-and opens no connection then."""
+"""The engines that use the SDK with another API than OpenAI's. Building one downloads nothing and
+opens no connection."""
 
 _PREFIX = re.compile(r"^(cerebras|groq|openrouter|responses):")
 
@@ -48,13 +48,13 @@ Status = Literal["ok", "warn", "fail"]
 
 @dataclass(frozen=True)
 class Check:
-    """How one thing is.
+    """The result of one check.
 
     Attributes:
-        name: What was looked at.
+        name: What was examined.
         status: 'ok', 'warn' or 'fail'.
-        text: How it is.
-        remedy: What to do; empty if nothing is to be done.
+        text: What was found.
+        remedy: What to do; empty if there is nothing to do.
     """
 
     name: str
@@ -65,16 +65,16 @@ class Check:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is looked at.
+    """The settings that the checks examine.
 
     Attributes:
-        model: The model; None if nobody has said it.
-        key: The API key; None if there is none.
-        key_from: Where the key, or the lack of it, is from.
-        base_url: Where OpenAI's API is, as far as anybody has said it.
-        max_concurrency: How many requests are to be out at once.
-        timeout: For the base URL, in seconds.
-        is_built_in: Whether the base URL is the engine's own, which nobody can set.
+        model: The model; None if it is not configured.
+        key: The API key; None if it is not configured.
+        key_from: Where the key was looked for.
+        base_url: The base URL of the API.
+        max_concurrency: How many requests may be in flight.
+        timeout: How long to wait for the base URL, in seconds.
+        is_built_in: Whether the engine has this base URL built in, so that it can't be set.
     """
 
     model: str | None
@@ -86,27 +86,27 @@ class Subject:
     is_built_in: bool = False
 
     def __repr__(self) -> str:
-        return f"Subject(model={self.model!r})"  # the base URL may hold a password, too
+        return f"Subject(model={self.model!r})"  # the base URL may contain a password, too
 
     @property
     def shown_url(self) -> str:
-        """The base URL without a password, or anything else that only the server is to see."""
+        """The base URL without user, password and query."""
         return _without_secrets(self.base_url)
 
     @property
     def asked_model(self) -> str | None:
-        """The model as the API knows it, without what symbolicai chooses the engine by."""
+        """The name that the API has for the model, without symbolicai's prefix for the engine."""
         return _PREFIX.sub("", self.model) if self.model else None
 
 
 class Engine(NamedTuple):
-    """The engine of symbolicai that a model means.
+    """The symbolicai engine for a model.
 
     Attributes:
-        name: Its class.
-        own_tries: How often it tries a failed query by itself; 1 if it does not try again.
-        problem: Why it can't ask the model, though the model is its own; None if it can.
-        base_url: Where its API is; None if that is OpenAI's, or the one that a user has set.
+        name: The name of its class.
+        own_tries: How often the engine itself tries a query; 1 if it does not retry.
+        problem: Why the engine can't use the model, although it supports it; None if it can.
+        base_url: The built-in base URL; None if the engine uses OpenAI's or a configured one.
     """
 
     name: str
@@ -124,19 +124,19 @@ def examine(
     timeout: float = 10.0,
     as_json: bool = False,
 ) -> int:
-    """Look at everything, and print it line by line.
+    """Run all checks and print the results, one line each.
 
     Args:
-        model: The model; symbolicai's configuration has it when None.
-        api_key_env: The environment variable with the key; symbolicai's configuration has it when
-            None.
-        base_url: Where OpenAI's API is; by OPENAI_BASE_URL, or OpenAI's own, when None.
-        max_concurrency: How many requests are to be out at once.
-        timeout: For the base URL, in seconds.
-        as_json: Print all as one JSON object, at the end.
+        model: The model; None for the one in symbolicai's configuration.
+        api_key_env: The environment variable with the key; None for the key in symbolicai's
+            configuration.
+        base_url: The base URL of the API; None for OPENAI_BASE_URL, or OpenAI's own.
+        max_concurrency: How many requests may be in flight.
+        timeout: How long to wait for the base URL, in seconds.
+        as_json: Print one JSON object at the end in place of lines.
 
     Returns:
-        The exit code: 1 if something fails, else 0.
+        The exit code: 1 if a check failed, else 0.
     """
     checks = []
     for check in _checks(model, api_key_env, base_url, max_concurrency, timeout):
@@ -159,7 +159,7 @@ def _checks(
     max_concurrency: int,
     timeout: float,
 ) -> Iterator[Check]:
-    """Yield what is found, in an order in which each thing stands on those before it."""
+    """Yield the results. Each check may rely on the results of the checks before it."""
     yield from _check_packages()
     configuration, check = _check_configuration(are_given=bool(model and api_key_env))
     yield check
@@ -180,8 +180,8 @@ def _checks(
             yield Check(
                 "base URL given",
                 "fail",
-                f"{engine.name} always asks {engine.base_url}",
-                "Leave --base-url out: it is for the engines that ask OpenAI's API.",
+                f"{engine.name} always uses {engine.base_url}",
+                "Leave --base-url out: it is for engines that use OpenAI's API.",
             )
         subject = replace(subject, base_url=engine.base_url, is_built_in=True)
     yield _check_vocabulary(subject, engine)
@@ -200,7 +200,7 @@ def _check_packages() -> Iterator[Check]:
         yield Check(
             "packages",
             "warn",
-            "gptx_async is on the path, but not installed: what it needs is not known",
+            "gptx_async is on the path but not installed, so its requirements are unknown",
             "Install it: pip install gptx_async.",
         )
     else:
@@ -225,13 +225,13 @@ def _check_requirement(text: str) -> Check:
             requirement.name,
             "fail",
             f"{version}, but gptx_async needs {requirement.specifier}",
-            f"Install another one: pip install '{text}'.",
+            f"Install another version: pip install '{text}'.",
         )
     return Check(requirement.name, "ok", version)
 
 
 def _check_transport() -> Check:
-    """See that the SDK can use aiohttp, by building its client and closing it."""
+    """Check that the SDK can use aiohttp, by building a client and closing it."""
     remedy = "Install it: pip install 'openai[aiohttp]'."
     try:
         import openai
@@ -246,15 +246,15 @@ def _check_transport() -> Check:
     name = httpx.partition(".")[0]
     text = f"{name} {importlib.metadata.version(name)} over aiohttp {_version_of('aiohttp')}"
     if not is_known():
-        text += ", which this package does not know: each call takes the SDK's own, slower path"
+        text += ", which this package does not know: each call takes the SDK's slower path"
         return Check("transport", "warn", text, "Install aiohttp 3.14: pip install 'aiohttp<3.15'.")
     return Check("transport", "ok", text)
 
 
 def _check_private_names() -> Iterator[Check]:
-    """See that the names of other packages which those do not promise to keep are as known.
+    """Check that the private names of other packages that this package uses are as expected.
 
-    symbolicai's are looked at if it was imported, as it is to find the engine of a model.
+    symbolicai's names are checked only if symbolicai was imported to find the engine of the model.
     """
     from ..private_names import missing
     from ..transport import private_names as transport
@@ -269,7 +269,7 @@ def _check_private_names() -> Iterator[Check]:
         yield Check(
             "private names",
             "warn",
-            f"{name.package}'s {name.name} is not as known: {name.without}",
+            f"{name.package}'s {name.name} is not as expected: {name.without}",
             "Install a newer gptx_async, or an older version of that package.",
         )
     packages = {each.package: "" for each in names}
@@ -277,11 +277,11 @@ def _check_private_names() -> Iterator[Check]:
         packages[package] = ", ".join(each.name for each in names if each.package == package)
     if not gone:
         shown = "; ".join(f"{package}: {listed}" for package, listed in packages.items())
-        yield Check("private names", "ok", f"as known: {shown}")
+        yield Check("private names", "ok", f"as expected: {shown}")
 
 
 def _check_configuration(*, are_given: bool) -> tuple[Configuration, Check]:
-    """Look for symbolicai's configuration; without one, all may be given."""
+    """Find symbolicai's configuration. It may be missing if the options give everything."""
     name = "configuration"
     try:
         configuration = read_configuration()
@@ -293,9 +293,9 @@ def _check_configuration(*, are_given: bool) -> tuple[Configuration, Check]:
     return configuration, Check(
         name,
         "warn" if are_given else "fail",
-        f"there is no {FILE_NAME}, neither here nor in "
+        f"there is no {FILE_NAME} here, and none in "
         + " or ".join(str(path.parent) for path in configuration.looked_at[1:]),
-        f'Make one: {{"{MODEL}": "gpt-4o-mini", "{KEY}": "..."}}.',
+        f'Create one: {{"{MODEL}": "gpt-4o-mini", "{KEY}": "..."}}.',
     )
 
 
@@ -314,14 +314,14 @@ def _check_key(subject: Subject) -> Check:
             "key",
             "fail",
             f"none: {subject.key_from}",
-            f"Set that, or give --api-key-env and the name of a variable that has it.{hint}",
+            f"Set it, or name an environment variable that has the key with --api-key-env.{hint}",
         )
     if subject.key != subject.key.strip() or not subject.key.isprintable():
         return Check(
             "key",
             "fail",
-            f"present, with blanks or line ends around it: {subject.key_from}",
-            "Take them out: no header may have them.",
+            f"present, but with spaces or control characters: {subject.key_from}",
+            "Remove them: HTTP headers can't contain them.",
         )
     return Check("key", "ok", f"present: {subject.key_from}")
 
@@ -329,35 +329,38 @@ def _check_key(subject: Subject) -> Check:
 def _check_model(subject: Subject) -> tuple[Engine | None, Check]:
     if not subject.model:
         return None, Check(
-            "model", "fail", "none", f"Set {MODEL} in {FILE_NAME}, or give --model: gpt-4o-mini."
+            "model",
+            "fail",
+            "none",
+            f"Set {MODEL} in {FILE_NAME}, or give --model, for example gpt-4o-mini.",
         )
     try:
         engine = engine_of(subject.model)
     except ConfigurationError as error:
         text, _, remedy = str(error).partition(". ")
         return None, Check("model", "fail", f"{subject.model}: {text}", remedy)
-    except Exception as error:  # whatever an import of all of symbolicai's engines may raise
+    except Exception as error:  # importing all of symbolicai's engines can raise anything
         return None, Check(
             "model",
             "fail",
             f"{subject.model}: symbolicai can't be imported ({type(error).__name__}: {error})",
-            "Mend that: python -c 'import symai' shows where.",
+            "Fix the import: python -c 'import symai' shows where it fails.",
         )
     text = f"{subject.model}: {engine.name}"
     if engine.problem is not None:
         return engine, Check(
-            "model", "fail", f"{text}, which says: {engine.problem}", "Give another model."
+            "model", "fail", f"{text} reports: {engine.problem}", "Give another model."
         )
     return engine, Check("model", "ok", text)
 
 
 def engine_of(model: str) -> Engine:
-    """Return the engine of symbolicai that a model means, as `install` chooses it.
+    """Return the symbolicai engine for a model, as `install` chooses it.
 
-    symbolicai is imported for it, in a sandbox.
+    Imports symbolicai in a sandbox.
 
     Raises:
-        ConfigurationError: There is none, or it is one whose calls can't be made asynchronously.
+        ConfigurationError: No engine supports the model, or its calls can't be asynchronous.
     """
     from .demo import symbolicai_sandbox
 
@@ -380,21 +383,21 @@ def engine_of(model: str) -> Engine:
 
 @contextlib.contextmanager
 def _made_and_removed(folder: Path) -> Iterator[None]:
-    """Remove a folder that was not there before the block: symbolicai's import makes one.
+    """Remove a folder if it did not exist before the block.
 
-    It looks for its configuration there, and goes by whether it is there.
+    symbolicai's import creates it. Later imports would then look for the configuration there.
     """
     was_there = folder.exists()
     try:
         yield
     finally:
         if not was_there:
-            with contextlib.suppress(OSError):  # there is something in it: leave that
+            with contextlib.suppress(OSError):  # it is not empty, so it stays
                 folder.rmdir()
 
 
 def _own_tries(engine_class: Any) -> int:
-    """Return how often an engine tries by symbolicai's decorator `retry`, which wraps a method."""
+    """Return the tries of symbolicai's `retry` decorator on a method of an engine; 1 without it."""
     tries = [
         inspect.getclosurevars(method).nonlocals.get("tries")
         for method in vars(engine_class).values()
@@ -404,10 +407,10 @@ def _own_tries(engine_class: Any) -> int:
 
 
 def _problem_of(engine_class: Any, model: str) -> str | None:
-    """Return why the chat engine would refuse a model of its own: one whose limits it lacks."""
+    """Return why the chat engine rejects a model that it lists: it lacks the model's limits."""
     if engine_class.__name__ != CHAT_ENGINE:
         return None
-    engine = engine_class.__new__(engine_class)  # to build it might take a download
+    engine = engine_class.__new__(engine_class)  # building it might download a vocabulary
     engine.model = model
     try:
         engine.api_max_context_tokens()
@@ -415,13 +418,13 @@ def _problem_of(engine_class: Any, model: str) -> str | None:
         engine._resolve_token_config()
     except (NotImplementedError, ValueError) as error:
         return str(error).split(". ")[0] or type(error).__name__
-    except AttributeError:  # of a version that has other names
+    except AttributeError:  # a version of symbolicai with other names
         return None
     return None
 
 
 def _base_url_of(engine_class: Any, model: str) -> str | None:
-    """Return the base URL that an engine has built in, which its client knows."""
+    """Return the base URL that is built into an engine, from its client; None if there is none."""
     if engine_class.__name__ not in ENGINES_ELSEWHERE:
         return None
     return str(engine_class("none", model).client.base_url)
@@ -429,7 +432,7 @@ def _base_url_of(engine_class: Any, model: str) -> str | None:
 
 def _check_vocabulary(subject: Subject, engine: Engine | None) -> Check:
     if engine is not None and engine.name != CHAT_ENGINE:
-        return Check("vocabulary", "ok", f"not looked at: {engine.name} may have its own")
+        return Check("vocabulary", "ok", f"not checked: {engine.name} may have its own")
     names = {"o200k_base"}
     with contextlib.suppress(KeyError):
         from tiktoken.model import encoding_name_for_model
@@ -449,7 +452,7 @@ def _check_vocabulary(subject: Subject, engine: Engine | None) -> Check:
         "vocabulary",
         "warn",
         f"{', '.join(missing)}: to be downloaded by tiktoken when it is first needed",
-        "Where there is no way out, pip install 'gptx_async[offline]'"
+        "On a machine without internet access, pip install 'gptx_async[offline]'"
         + ("." if folder else ", and set TIKTOKEN_CACHE_DIR: the cache is turned off."),
     )
 
@@ -459,11 +462,11 @@ def _check_retries(engine: Engine | None) -> Check:
         return Check(
             "retries",
             "warn",
-            f"{engine.name} tries {engine.own_tries} times by itself, each with gptx_async's own "
-            "retries within",
-            "Set client_max_retries=0, and rate_limit_patience low.",
+            f"{engine.name} tries {engine.own_tries} times by itself, and gptx_async retries in "
+            "each try",
+            "Set client_max_retries=0 and a low rate_limit_patience.",
         )
-    return Check("retries", "ok", "one layer: gptx_async's own; the SDK's is off")
+    return Check("retries", "ok", "one layer, gptx_async's; the SDK's retries are off")
 
 
 def _check_proxies(subject: Subject) -> Check:
@@ -473,7 +476,7 @@ def _check_proxies(subject: Subject) -> Check:
     if not proxy:
         return Check("proxies", "ok", "none for the base URL")
     if urllib.request.proxy_bypass(url.hostname or ""):
-        return Check("proxies", "ok", f"not for {url.hostname}, by NO_PROXY")
+        return Check("proxies", "ok", f"none for {url.hostname}, because of NO_PROXY")
     text = f"{url.hostname} is reached through {_without_secrets(proxy)}"
     if _is_local(url.hostname):
         return Check(
@@ -486,7 +489,7 @@ def _check_proxies(subject: Subject) -> Check:
         "proxies",
         "warn",
         text,
-        "See that it lets many connections through, and waits for slow answers.",
+        "Check that it allows many connections and slow answers.",
     )
 
 
@@ -500,7 +503,7 @@ def _check_open_files(subject: Subject) -> Check:
     return Check(
         "open files",
         "fail",
-        f"{text}, but {subject.max_concurrency:,} requests at once (max_concurrency) need some "
+        f"{text}, but {subject.max_concurrency:,} requests in flight (max_concurrency) need about "
         f"{needed:,}",
         (f"Raise it: ulimit -n {needed}; or set" if can_be_raised else "Set")
         + f" max_concurrency to {max(1, soft - SPARE_FILES)} or less.",
@@ -509,29 +512,29 @@ def _check_open_files(subject: Subject) -> Check:
 
 def _check_base_url(subject: Subject, engine: Engine | None) -> Iterator[Check]:
     if engine is not None and engine.name == "CerebrasEngine":
-        yield Check("base URL", "ok", "not looked at: it is that of the SDK of Cerebras")
+        yield Check("base URL", "ok", "not checked: Cerebras's SDK has its own")
         return
     url = urllib.parse.urlsplit(subject.base_url)
     if url.scheme not in ("http", "https") or not url.hostname:
         yield Check(
             "base URL",
             "fail",
-            f"{subject.shown_url} is no URL",
-            "Set OPENAI_BASE_URL to one: https://api.openai.com/v1.",
+            f"{subject.shown_url} is not a URL",
+            "Set OPENAI_BASE_URL to a URL such as https://api.openai.com/v1.",
         )
         return
     if url.scheme == "http" and not _is_local(url.hostname):
         yield Check(
             "encryption",
             "warn",
-            f"the key goes to {url.hostname} for everybody on the way to read (http)",
+            f"the key goes to {url.hostname} unencrypted (http)",
             "Use https.",
         )
     yield _ask_base_url(subject)
 
 
 def _ask_base_url(subject: Subject) -> Check:
-    """Ask for the list of models in the way of the engine's calls, with its proxies and limits."""
+    """Request the list of models as the engine sends calls, with its proxies and limits."""
     import openai
 
     name, url = "base URL", subject.shown_url
@@ -542,36 +545,38 @@ def _ask_base_url(subject: Subject) -> Check:
             name,
             "fail",
             f"{url} does not answer within {subject.timeout:g} s",
-            "Look at the network, proxies and firewalls; or give it longer by --timeout.",
+            "Check the network, proxies and firewalls, or give a longer --timeout.",
         )
     except openai.APIConnectionError as error:
         return Check(
             name,
             "fail",
             f"{url} can't be reached ({_cause_of(error)})",
-            ("Look" if subject.is_built_in else "Correct OPENAI_BASE_URL, or look")
-            + " at the network, proxies and certificates.",
+            ("Check" if subject.is_built_in else "Correct OPENAI_BASE_URL, or check")
+            + " the network, proxies and certificates.",
         )
     except openai.APIStatusError as error:
         return _check_status(subject, error.status_code)
-    except ImportError as error:  # of httpx, for a SOCKS proxy
+    except ImportError as error:  # httpx needs a package for a SOCKS proxy
         return Check(name, "fail", str(error), "Install it: pip install socksio.")
-    except Exception as error:  # what the SDK makes of an answer that is no list of models
+    except (
+        Exception
+    ) as error:  # the SDK raises various errors for an answer that is not a list of models
         return Check(
             name,
             "fail",
             f"{url} answers, but not as OpenAI's API ({type(error).__name__})",
-            "See that no proxy answers in its place."
+            "Check that no proxy answers in its place."
             if subject.is_built_in
-            else "Correct OPENAI_BASE_URL; it mostly ends in /v1.",
+            else "Correct OPENAI_BASE_URL; it usually ends in /v1.",
         )
     if models and subject.asked_model not in (None, *models):
         return Check(
             name,
             "warn",
-            f"{url} answers, and among its {len(models)} models does not list "
+            f"{url} answers, but among its {len(models)} models does not list "
             f"{subject.asked_model}",
-            "See that the model's name is right for this server.",
+            "Check the model's name for this server.",
         )
     return Check(name, "ok", f"{url} answers")
 
@@ -600,17 +605,15 @@ async def _models_of(subject: Subject) -> list[str]:
 def _check_status(subject: Subject, status: int) -> Check:
     name, url = "base URL", subject.shown_url
     if status in (401, 403) and not subject.key:
-        return Check(name, "ok", f"{url} answers, and wants a key")
+        return Check(name, "ok", f"{url} answers, and requires a key")
     if status in (401, 403):
-        return Check(
-            name, "fail", f"{url} refuses the key (HTTP {status})", "Set a key that it accepts."
-        )
+        return Check(name, "fail", f"{url} rejects the key (HTTP {status})", "Set a valid key.")
     if status == 429:
         return Check(
             name,
             "warn",
-            f"{url} answers HTTP 429: too many requests, or nothing is left to spend",
-            "Look at the account's limits and credit.",
+            f"{url} answers HTTP 429: too many requests, or the quota is used up",
+            "Check the account's limits and credit.",
         )
     if status >= 500:
         return Check(
@@ -619,13 +622,13 @@ def _check_status(subject: Subject, status: int) -> Check:
     return Check(
         name,
         "warn",
-        f"{url} answers HTTP {status} when it is asked for its models",
-        "See that the URL is that of an API like OpenAI's; it mostly ends in /v1.",
+        f"{url} answers HTTP {status} to the request for its models",
+        "Check that the URL is that of an OpenAI-compatible API; it usually ends in /v1.",
     )
 
 
 def _cause_of(error: BaseException) -> str:
-    """Return the text of the error that an error of the SDK is from: the deepest that has one."""
+    """Return the text of the deepest cause of an SDK error that has a text."""
     texts = [str(error)]
     cause = error.__cause__
     while cause is not None:

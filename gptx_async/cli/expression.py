@@ -1,7 +1,7 @@
-"""What `gptx-async run` does with a row: an Expression that the user names, or a prompt.
+"""What `gptx-async run` runs for each row: an Expression that the user names, or a prompt.
 
-A checkpoint knows a work by what pickle would keep of it (`identity.py`), so that `__getstate__`
-says here what makes it another job.
+A checkpoint identifies the work by its pickled state (see `mapping/identity.py`), so `__getstate__`
+returns what makes it a different job.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from .files.json_values import to_json
 __all__ = ["Prompt", "Work", "as_output", "fields_of", "load_expression"]
 
 WHOLE = "input"
-"""Under which name a row that is no JSON object stands in the output, and in a prompt."""
+"""The field name of a row that is not a JSON object, in the output and in a prompt."""
 
 
 class Work:
-    """What `map` runs for each row: the expression, between the row's value and the output's.
+    """The function that `map` runs for each row: calls the expression and converts its result.
 
     Attributes:
-        asked: For how many rows it was run.
+        asked: For how many rows it ran.
 
     Args:
-        expression: A function of one item; or a class of such, of which each thread builds one.
-        field: Which field of a row is the item; the whole row when None.
+        expression: A function of one item, or a class of which each thread builds an instance.
+        field: The field of a row to give to the expression; None for the whole row.
 
     Raises:
         ConfigurationError: The expression can't be called, or is a coroutine function.
@@ -53,27 +53,27 @@ class Work:
         self.asked = 0
 
     def try_to_build(self) -> None:
-        """Build an expression that is a class once: what is wrong then is wrong with each row.
+        """Build the expression once, because an error then would occur with every row.
 
         Raises:
-            ConfigurationError: It can't be built.
+            ConfigurationError: The class can't be built.
         """
         try:
             self._build()
         except Exception as error:
             raise ConfigurationError(
                 f"{name_of(self._expression)} can't be built without arguments "
-                f"({type(error).__name__}: {error}). Give them defaults, or name a function or an "
-                "instance."
+                f"({type(error).__name__}: {error}). Give its arguments defaults, or name a "
+                "function or an instance."
             ) from error
 
     def __call__(self, value: Any) -> Any:
-        """Run the expression for a row's value, in a worker's thread.
+        """Run the expression for the value of a row. Called in the worker threads of `map`.
 
         Raises:
             DataFileError: The row lacks the field.
-            OutputValueError: What the expression returned is nothing for a file.
-            Exception: What the expression raises.
+            OutputValueError: The expression returned something that JSON can't represent.
+            Exception: Raised by the expression.
         """
         with self._lock:
             self.asked += 1
@@ -81,9 +81,9 @@ class Work:
         return as_output(self._function()(item))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a checkpoint knows the work by: the expression's identity, and the field."""
+        """Return what identifies the work in a checkpoint: the expression and the field."""
         parts = identity_of(self._expression)
-        parts.pop("model", None)  # of the engine, which the checkpoint knows by itself
+        parts.pop("model", None)  # the checkpoint has the engine's model itself
         return {f"{name} (of the expression)": value for name, value in parts.items()} | {
             "field": self._field
         }
@@ -96,13 +96,13 @@ class Work:
 
 
 class Prompt:
-    """Asks a prompt with the fields of a row put in, as it stands: an expression for `run`.
+    """An expression that fills the fields of a row into a prompt and sends it.
 
     Args:
-        template: The prompt, with names of fields in braces; '{{' stands for one brace.
+        template: The prompt, with field names in braces; '{{' stands for one brace.
 
     Raises:
-        ConfigurationError: It is not as described, or names no field.
+        ConfigurationError: The template is malformed, or names no field.
     """
 
     def __init__(self, template: str) -> None:
@@ -110,31 +110,31 @@ class Prompt:
         self._parts = _parse(template)
         if not self.names:
             raise ConfigurationError(
-                "--prompt has no field in it, so that each row would be asked the same. Name one "
+                "--prompt has no field in it, so each row would get the same prompt. Name a field "
                 f"in braces: {template.rstrip(' .:')}: {{text}}"
             )
 
     @property
     def names(self) -> list[str]:
-        """The fields that it needs, in the order of their places."""
+        """The field names in the template, in order."""
         return [name for _, name in self._parts if name is not None]
 
     def __call__(self, value: Any) -> Any:
-        """Ask about a row, in any thread.
+        """Send the prompt for a row. Allowed in any thread.
 
         Raises:
-            DataFileError: It lacks a field.
-            Exception: What the model's call raises.
+            DataFileError: The row lacks a field.
+            Exception: Raised by the call of the model.
         """
         from symai import Expression
 
         return Expression.prompt(self.fill(value))
 
     def fill(self, value: Any) -> str:
-        """Return the prompt with the fields of a row put in; what is no text as JSON.
+        """Return the prompt with the fields of a row. Values that are not text become JSON.
 
         Raises:
-            DataFileError: It lacks a field.
+            DataFileError: The row lacks a field.
         """
         texts = []
         for literal, name in self._parts:
@@ -148,55 +148,59 @@ class Prompt:
 
 
 def load_expression(name: str) -> Any:
-    """Import what is to be an expression; its module is looked for in the working directory, too.
+    """Import an expression. Its module may be in the working directory.
 
     Args:
         name: 'package.module:attribute'.
 
     Raises:
-        ConfigurationError: There is nothing of that name.
+        ConfigurationError: The module can't be imported, or lacks the attribute.
     """
     module_name, _, path = name.partition(":")
     if not module_name or not path:
-        raise ConfigurationError(f"--expression {name!r} is not of the form package.module:Name.")
+        raise ConfigurationError(
+            f"--expression {name!r} is not of the form package.module:Name. Correct it."
+        )
     found = _import(module_name)
     for part in path.split("."):
         if not hasattr(found, part):
             near = difflib.get_close_matches(part, dir(found), 1)
             raise ConfigurationError(
                 f"{module_name} has no {path!r}."
-                + (f" Is {near[0]!r} meant?" if near else " Correct --expression.")
+                + (f" Did you mean {near[0]!r}?" if near else " Correct --expression.")
             )
         found = getattr(found, part)
     return found
 
 
 def fields_of(value: Any) -> Mapping[str, Any]:
-    """Return the fields of a row's value; one that is no JSON object is the field 'input'."""
+    """Return the fields of a row. A value that is not a JSON object is the field 'input'."""
     return value if isinstance(value, dict) else {WHOLE: value}
 
 
 def as_output(value: Any) -> Any:
-    """Return what an expression returned as a value of JSON.
+    """Return the result of an expression as a JSON value.
 
     Args:
-        value: Text, a value of JSON, a Symbol, or something that turns itself into such: a pydantic
-            model, a dataclass, an array; or lists and dictionaries of these.
+        value: A JSON value, a Symbol, a pydantic model, a dataclass or an array; or lists and
+            dictionaries of these.
 
     Raises:
-        OutputValueError: It is something else.
+        OutputValueError: The value has another type.
     """
     try:
         return _as_output(value)
     except RecursionError as error:
         raise OutputValueError(
-            f"The expression returned a {type(value).__name__} that holds itself. {_RETURN}"
+            f"The expression returned a {type(value).__name__} that contains itself. {_RETURN}"
         ) from error
 
 
 def _as_output(value: Any) -> Any:
     if is_symbol(value):
-        return _as_output(value.value)  # first: to do anything else with it may ask the model
+        return _as_output(
+            value.value
+        )  # first, because other operations on a Symbol may call the model
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int) and -LARGEST_INTEGER < value < LARGEST_INTEGER:
@@ -218,39 +222,41 @@ def _as_output(value: Any) -> Any:
     shown = f"{value!r}" if isinstance(value, float) else f"a {type(value).__name__}"
     if isinstance(value, int):
         shown = "an integer of more than 640 digits"
-    raise OutputValueError(f"The expression returned {shown}, which JSON does not have. {_RETURN}")
+    raise OutputValueError(
+        f"The expression returned {shown}, which JSON can't represent. {_RETURN}"
+    )
 
 
-_RETURN = "Let it return text, numbers, lists, dictionaries, Symbols or pydantic models."
+_RETURN = "Return text, numbers, lists, dictionaries, Symbols or pydantic models."
 
 
 def _as_text(value: Any) -> str:
-    """Return a field's value as a prompt has it: text as it is, anything else as JSON."""
+    """Return the value of a field for a prompt: text unchanged, anything else as JSON."""
     return value if isinstance(value, str) else to_json(value)
 
 
 def _field_of(value: Any, name: str) -> Any:
     fields = fields_of(value)
     if fields.get(name) is None:
-        what = "is null" if name in fields else f"is not there; there are: {', '.join(fields)}"
+        what = "is null" if name in fields else f"is missing; its fields are: {', '.join(fields)}"
         raise DataFileError(f"The field {name!r} of the row {what}. Complete the row.")
     return fields[name]
 
 
 def _parse(template: str) -> list[tuple[str, str | None]]:
-    """Return the literal texts of a prompt, each with the name of the field that follows it."""
+    """Return the literal texts of a prompt, each with the field name that follows it."""
     try:
         parts = list(string.Formatter().parse(template))
     except ValueError as error:
         raise ConfigurationError(
             f"--prompt can't be read ({error}). Write {{name}} for a field, and {{{{ and }}}} for "
-            "braces that are meant as such."
+            "literal braces."
         ) from error
     for _, name, specification, conversion in parts:
         if name is not None and (not name or specification or conversion):
             raise ConfigurationError(
-                "--prompt has braces that hold no name of a field. Write {name} for a field, and "
-                "{{ and }} for braces that are meant as such."
+                "--prompt has braces that hold no field name. Write {name} for a field, and {{ and "
+                "}} for literal braces."
             )
     return [(literal, name) for literal, name, _, _ in parts]
 

@@ -1,8 +1,8 @@
-"""The bodies of OpenAI's API: what a reply looks like at each endpoint.
+"""The bodies of answers at each endpoint of OpenAI's API.
 
-Tokens are estimated, so that nothing has to be downloaded: four characters are one token, and so is
-a rest. Half of the prompt counts as cached and half of the answer as reasoning, so that a figure
-in the wrong place shows. Identifiers and figures follow from the request alone.
+Tokens are estimated, so that no vocabulary is needed: every four characters, or part of them, are
+one token. Half of the prompt counts as cached and half of the answer as reasoning, so that a test
+notices swapped numbers. Identifiers and numbers depend only on the request.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ __all__ = ["ENDPOINTS", "Body", "Endpoint", "find_mistake", "is_for_model", "mak
 Body: TypeAlias = dict[str, Any]
 
 CREATED = 1_700_000_000
-"""When each answer was made, in seconds of Unix time: always the same."""
+"""The creation time of every answer, in seconds of Unix time."""
 
 TOKEN_LENGTH = 4
-"""How many characters a token is taken to have."""
+"""The assumed number of characters per token."""
 
 EMBEDDING_LENGTH = 1536
-"""The numbers in an embedding, as of text-embedding-3-small, unless the request says."""
+"""The default length of an embedding, as for text-embedding-3-small."""
 
 MODELS = ("gpt-4o", "gpt-4o-mini", "gpt-4.1", "gpt-4", "gpt-3.5-turbo", "text-embedding-3-small")
 
 
 class Endpoint(NamedTuple):
-    """One address of the API.
+    """One endpoint of the API.
 
     Attributes:
         required: The parameters that the body must have.
-        speaks: Whether a model says something there, and the reply is asked what.
-        answer: Makes the body of the answer, of one reply for each choice.
+        speaks: Whether a model generates text, so that the reply function is called.
+        answer: Makes the body of the answer from one reply per choice.
     """
 
     required: tuple[str, ...]
@@ -51,7 +51,7 @@ class Endpoint(NamedTuple):
 
 
 class _Said(NamedTuple):
-    """A reply within the limits of the request."""
+    """A reply, cut to the limits of the request."""
 
     text: str | None
     tokens: int
@@ -59,7 +59,7 @@ class _Said(NamedTuple):
 
 
 def chat_completion(request: RecordedRequest, replies: Sequence[Reply]) -> Body:
-    """Make a chat completion."""
+    """Make the body of a chat completion."""
     body = request.body
     limit = body.get("max_completion_tokens") or body.get("max_tokens")
     said = [_within_limits(reply, limit, body.get("stop")) for reply in replies]
@@ -76,7 +76,7 @@ def chat_completion(request: RecordedRequest, replies: Sequence[Reply]) -> Body:
 
 
 def response(request: RecordedRequest, replies: Sequence[Reply]) -> Body:
-    """Make an answer of the Responses API."""
+    """Make the body of an answer of the Responses API."""
     body, reply = request.body, replies[0]
     limit = body.get("max_output_tokens")
     said = _within_limits(reply, limit, None)
@@ -105,7 +105,7 @@ def response(request: RecordedRequest, replies: Sequence[Reply]) -> Body:
 
 
 def embeddings(request: RecordedRequest, _replies: Sequence[Reply]) -> Body:
-    """Make embeddings: vectors of length 1 that follow from the text alone."""
+    """Make embeddings: vectors of length 1 that depend only on the text."""
     body = request.body
     given = body["input"]
     # A string, a list of strings, a list of token numbers, or a list of such lists.
@@ -149,7 +149,7 @@ ENDPOINTS: Mapping[tuple[str, str], Endpoint] = {
 
 
 def find_mistake(request: RecordedRequest) -> HTTPFault | None:
-    """Return the error with which OpenAI answers a request that is wrong in itself, if it is."""
+    """Return the error with which OpenAI answers a malformed request, or None."""
     endpoint = ENDPOINTS.get((request.method, request.path))
     if endpoint is None:
         message = f"Invalid URL ({request.method} {request.path})"
@@ -177,7 +177,7 @@ def find_mistake(request: RecordedRequest) -> HTTPFault | None:
 
 
 def is_for_model(request: RecordedRequest) -> bool:
-    """Tell whether a model answers the request, and the reply is asked what it says."""
+    """Return whether a model answers the request, so that the reply function is called."""
     return ENDPOINTS[request.method, request.path].speaks
 
 
@@ -185,8 +185,8 @@ def make_body(request: RecordedRequest, said: Said) -> Body:
     """Make the body of the answer.
 
     Args:
-        request: A request without a mistake, as `find_mistake` knows them.
-        said: What the model says; of no account where none is asked.
+        request: A request for which `find_mistake` returned None.
+        said: What the model says; ignored at endpoints without generated text.
     """
     if isinstance(said, dict):
         return said
@@ -199,7 +199,7 @@ def make_body(request: RecordedRequest, said: Said) -> Body:
 
 
 def _within_limits(reply: Reply, limit: int | None, stop: str | Sequence[str] | None) -> _Said:
-    """Cut the text before a stop string and at the limit of tokens, and say why it ends."""
+    """Cut the text before a stop string and at the token limit, and set the finish reason."""
     if reply.content is None:
         tokens = sum(_count(_arguments(call)) for call in reply.tool_calls)
         return _Said(
@@ -207,7 +207,7 @@ def _within_limits(reply: Reply, limit: int | None, stop: str | Sequence[str] | 
         )
     text, finish_reason = reply.content, "tool_calls" if reply.tool_calls else "stop"
     for mark in [stop] if isinstance(stop, str) else stop or []:
-        if mark:  # symbolicai sends an empty one with every request
+        if mark:  # symbolicai sends an empty stop string with every request
             text = text.partition(mark)[0]
     if limit is not None and _count(text) > limit:
         text, finish_reason = text[: limit * TOKEN_LENGTH], "length"
@@ -247,7 +247,7 @@ def _choice(request: RecordedRequest, index: int, reply: Reply, said: _Said) -> 
 
 
 def _outputs(request: RecordedRequest, reply: Reply, said: _Said) -> list[Body]:
-    """Make the output items of the Responses API: reasoning, the tools called, the message."""
+    """Make the output items of the Responses API: reasoning, tool calls, the message."""
     identity = request.fingerprint
     status = "incomplete" if said.finish_reason == "length" else "completed"
     outputs: list[Body] = []
@@ -285,7 +285,7 @@ def _outputs(request: RecordedRequest, reply: Reply, said: _Said) -> list[Body]:
 
 def _logprobs(text: str, alternatives: int) -> Body:
     def entry(token: str, position: int) -> Body:
-        # Falls with the position, so that no two entries of a token look alike.
+        # Falls with the position, so that the entries of a token differ.
         return {"token": token, "logprob": -0.125 * (position + 1), "bytes": [*token.encode()]}
 
     def entries(token: str) -> Body:
@@ -334,7 +334,7 @@ def _vector(given: str | list[int], length: int, encoding: str | None) -> list[f
     numbers = [source.gauss(0, 1) for _ in range(length)]
     norm = math.hypot(*numbers)
     vector = [number / norm for number in numbers]
-    if encoding == "base64":  # what OpenAI's own clients ask for
+    if encoding == "base64":  # OpenAI's clients ask for it
         return base64.b64encode(array.array("f", vector).tobytes()).decode()
     return vector
 

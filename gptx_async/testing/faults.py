@@ -1,4 +1,4 @@
-"""What can go wrong with an answer, each as the client sees it from a real server."""
+"""Faults of answers, as clients see them from real servers."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class PendingRequest:
-    """A request that is being answered.
+    """A request that is not answered yet.
 
     Attributes:
-        request: The request, as it was recorded.
-        http: The same for the web server; its transport is the connection.
-        regular_body: Makes the body that answers the request if nothing goes wrong.
+        request: The recorded request.
+        http: The aiohttp request; its transport is the connection.
+        regular_body: Makes the body of the answer without the fault.
     """
 
     request: RecordedRequest
@@ -51,15 +51,15 @@ class PendingRequest:
 
 
 class Fault:
-    """Something that goes wrong with one answer; a test's own kind overrides `respond`."""
+    """A fault of one answer. Override `respond` to define your own fault."""
 
     async def respond(self, pending: PendingRequest, /) -> web.StreamResponse:
-        """Give the faulty answer. Called on the server's loop, which it must not block."""
+        """Return the faulty answer. Called on the server's loop, which it must not block."""
         raise NotImplementedError
 
 
 class _Error(NamedTuple):
-    """The parts of OpenAI's error body, as its API reference and its servers word them."""
+    """The parts of OpenAI's error body, in the words of its API reference and its servers."""
 
     message: str
     type: str
@@ -104,25 +104,26 @@ _ERRORS: dict[int | str, _Error] = {
 def error_body(
     message: str, kind: str, param: str | None = None, code: str | None = None
 ) -> dict[str, Any]:
-    """Make the body of an error in OpenAI's form; its `type` is the kind."""
+    """Make the body of an error in OpenAI's format; `kind` becomes its `type`."""
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
 @dataclass(frozen=True, slots=True)
 class HTTPFault(Fault):
-    """An answer with a status of its own, by default with OpenAI's body for that error.
+    """An answer with an error status, by default with OpenAI's body for that error.
 
     Attributes:
         status: The HTTP status.
-        message: The error's message; None, as for `type` and `code`, for OpenAI's own.
-        type: The error's type.
-        code: The error's code; 'insufficient_quota' has a message and a type of its own.
-        param: The name of the parameter at fault.
+        message: The error's message; None for OpenAI's own.
+        type: The error's type; None for OpenAI's own.
+        code: The error's code; None for OpenAI's own. 'insufficient_quota' changes the default
+            message and type.
+        param: The name of the wrong parameter.
         retry_after: The `retry-after` header: seconds, or an HTTP date.
         retry_after_ms: The `retry-after-ms` header, in milliseconds.
-        headers: Further headers.
-        body: A whole body in place of OpenAI's; anything but str and bytes is sent as JSON.
-        content_type: The body's media type.
+        headers: More headers.
+        body: A body in place of OpenAI's; values other than str and bytes are sent as JSON.
+        content_type: The media type of the body.
     """
 
     status: int
@@ -137,7 +138,7 @@ class HTTPFault(Fault):
     content_type: str = "application/json"
 
     async def respond(self, _pending: PendingRequest, /) -> web.StreamResponse:
-        """Answer with the status, the headers and the body."""
+        """Return an answer with the status, the headers and the body."""
         headers = {"content-type": self.content_type, **self.headers}
         if self.retry_after is not None:
             headers["retry-after"] = str(self.retry_after)
@@ -167,13 +168,13 @@ class Reset(Fault):
     """The connection is reset (RST).
 
     Attributes:
-        when: 'before' the answer, or in its 'middle', when the headers and half the body are sent.
+        when: 'before' the answer, or in its 'middle', after the headers and half the body.
     """
 
     when: Literal["before", "middle"] = "before"
 
     async def respond(self, pending: PendingRequest, /) -> web.StreamResponse:
-        """Reset the connection; what is returned can no longer be sent."""
+        """Reset the connection. The returned answer is not sent."""
         response = web.StreamResponse()
         if self.when == "middle":
             content = json.dumps(pending.regular_body()).encode()
@@ -182,8 +183,8 @@ class Reset(Fault):
             await response.prepare(pending.http)
             await response.write(content[: len(content) // 2])
         transport = pending.http.transport
-        if transport is not None:  # else the client has gone away by itself
-            # To linger for no time makes the kernel send RST in place of FIN.
+        if transport is not None:  # None if the client has already disconnected
+            # A linger time of 0 makes the kernel send RST in place of FIN.
             connection = transport.get_extra_info("socket")
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             transport.abort()
@@ -195,14 +196,14 @@ class Stall(Fault):
     """An answer that is late, or never comes.
 
     Attributes:
-        seconds: How late the regular answer is; None to wait until the client goes away or the
+        seconds: The delay of the regular answer; None to wait until the client disconnects or the
             server closes.
     """
 
     seconds: float | None = None
 
     async def respond(self, pending: PendingRequest, /) -> web.StreamResponse:
-        """Wait, then answer regularly."""
+        """Wait, then return the regular answer."""
         if self.seconds is None:
             await asyncio.Event().wait()
         else:
@@ -211,58 +212,58 @@ class Stall(Fault):
 
 
 class _FixedContent(Fault):
-    """An answer with status 200 and a body that has nothing to do with the request."""
+    """An answer with status 200 and a fixed body."""
 
     content: ClassVar[bytes]
     content_type: ClassVar[str] = "application/json"
 
     async def respond(self, _pending: PendingRequest, /) -> web.StreamResponse:
-        """Answer with the body."""
+        """Return the fixed body."""
         return web.Response(body=self.content, content_type=self.content_type)
 
 
 class BadJSON(_FixedContent):
-    """A body that is said to be JSON, and is not."""
+    """A body that is not JSON, although the headers say so."""
 
     content = b"{this is not JSON}"
 
 
 class EmptyBody(_FixedContent):
-    """No body, though the headers promise JSON."""
+    """An empty body, although the headers say that it is JSON."""
 
     content = b""
 
 
 class HTML(_FixedContent):
-    """A page in HTML with status 200, as a proxy gives it."""
+    """An HTML page with status 200, as a login page of a proxy."""
 
     content = b"<!doctype html><title>Welcome</title><p>Please log in to the network."
     content_type = "text/html"
 
 
 class TruncatedJSON(Fault):
-    """Half of the regular body, of which the length agrees with the headers."""
+    """The first half of the regular body; its length agrees with the headers."""
 
     async def respond(self, pending: PendingRequest, /) -> web.StreamResponse:
-        """Answer with the first half."""
+        """Return the first half of the regular body."""
         content = json.dumps(pending.regular_body()).encode()
         return web.Response(body=content[: len(content) // 2], content_type="application/json")
 
 
 class EmptyChoices(Fault):
-    """A regular answer with an empty list of choices; of outputs or data at other endpoints."""
+    """A regular answer with an empty list of choices (outputs or data at other endpoints)."""
 
     async def respond(self, pending: PendingRequest, /) -> web.StreamResponse:
-        """Answer with the regular body, its list emptied."""
+        """Return the regular body with an empty list."""
         body = pending.regular_body()
         return web.json_response(body | {name: [] for name in _LISTS & body.keys()})
 
 
 class NoChoices(Fault):
-    """A regular answer without its list of choices; of outputs or data at other endpoints."""
+    """A regular answer without its list of choices (outputs or data at other endpoints)."""
 
     async def respond(self, pending: PendingRequest, /) -> web.StreamResponse:
-        """Answer with the regular body, its list left out."""
+        """Return the regular body without the list."""
         body = pending.regular_body()
         return web.json_response({name: body[name] for name in body.keys() - _LISTS})
 
@@ -285,7 +286,7 @@ _NAMED: Mapping[str, Callable[[], Fault]] = {
 
 
 def fault_named(name: str) -> Fault:
-    """Return the fault of a name, for a command line: 'reset', 'bad-json' ..., or an HTTP status.
+    """Return the fault with a name such as 'reset' or 'bad-json', or with an HTTP status.
 
     Raises:
         ConfigurationError: There is no such fault; the message lists the names. It is a
@@ -304,11 +305,11 @@ def fault_named(name: str) -> Fault:
 def sometimes(
     faults: Sequence[tuple[Fault, float]], seed: int = 0
 ) -> Callable[[RecordedRequest], Fault | None]:
-    """Make `FakeOpenAI.faults` of faults that come by chance, at most one to a request.
+    """Make a function for `FakeOpenAI.faults` that returns faults at random.
 
     Args:
-        faults: Each with the share of the requests that it comes to, above 0 and up to 1.
-        seed: Chooses other requests. With the same seed the same ones, by their order of arrival.
+        faults: Pairs of a fault and its share of the requests, above 0 and up to 1.
+        seed: Determines, with the order of arrival, which requests fail.
 
     Raises:
         ConfigurationError: A share is out of bounds, or the shares add up to more than 1; it is a

@@ -1,7 +1,7 @@
 """The pytest plugin: the fixture `fake_openai`.
 
-Every pytest run of an environment that has the package installed imports this file, so it imports
-nothing but pytest; the server is imported by the first test that asks for it.
+Every pytest run in an environment with this package imports this module, so it imports only
+pytest. The first test that uses the fixture imports the server.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["fake_openai"]
 
 @pytest.fixture
 def fake_openai(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeOpenAI]:
-    """Run a new `FakeOpenAI` for the test, with OPENAI_BASE_URL and OPENAI_API_KEY naming it."""
+    """Run a new `FakeOpenAI` for the test, and point OPENAI_BASE_URL and OPENAI_API_KEY to it."""
     from .server import FakeOpenAI
 
     with FakeOpenAI() as server:

@@ -1,4 +1,4 @@
-"""What the fake server was asked, and what it is to say: requests, replies, latencies."""
+"""The requests, replies and latencies of the fake server."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class RecordedRequest:
-    """A request as it reached the server.
+    """A request that the server received.
 
     Attributes:
         method: The HTTP method, in capitals.
         path: The path, such as '/v1/chat/completions', without the query.
-        headers: The headers; looked up without regard to case.
+        headers: The headers; look-ups ignore case.
         body: The parsed JSON body; None if there is none, or if it is not JSON.
-        raw: The body's bytes.
-        arrived: When it had arrived in full, in seconds of `gptx_async.clock`.
+        raw: The bytes of the body.
+        arrived: When the whole request had arrived, in seconds of `gptx_async.clock`.
     """
 
     method: str
@@ -51,19 +51,19 @@ class RecordedRequest:
 
     @property
     def api_key(self) -> str:
-        """Return the key of the Authorization header; empty if there is none."""
+        """The key in the Authorization header; empty if there is none."""
         scheme, _, key = self.headers.get("Authorization", "").partition(" ")
         return key.strip() if scheme.lower() == "bearer" else ""
 
     @property
     def fingerprint(self) -> str:
-        """Return hexadecimal digits that are equal for equal bodies, whatever the order of keys."""
+        """A hexadecimal digest of the body that does not depend on the order of keys."""
         canonical = json.dumps(self.body, sort_keys=True).encode()
         return hashlib.sha256(canonical).hexdigest()
 
     @property
     def messages(self) -> list[dict[str, Any]]:
-        """Return the messages of a chat request, or a Responses request's input as messages."""
+        """The messages of a chat request, or the input of a Responses request as messages."""
         if not isinstance(self.body, dict):
             return []
         if "messages" in self.body:
@@ -76,7 +76,7 @@ class RecordedRequest:
 
     @property
     def user_text(self) -> str:
-        """Return the text of the last message by the user; empty if there is none."""
+        """The text of the last message by the user; empty if there is none."""
         for message in reversed(self.messages):
             if message.get("role") == "user":
                 return _text(message.get("content"))
@@ -85,11 +85,11 @@ class RecordedRequest:
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A call of a tool, in a reply.
+    """A tool call in a reply.
 
     Attributes:
-        name: The tool's name.
-        arguments: The arguments; a string is sent as it is, also when it is not JSON.
+        name: The name of the tool.
+        arguments: The arguments; a string is sent unchanged, even if it is not JSON.
     """
 
     name: str
@@ -102,13 +102,14 @@ class Reply:
 
     Attributes:
         content: The text; None is sent as null.
-        tool_calls: The tools called.
-        finish_reason: Why the model stopped; by the reply and the request's limits when None.
+        tool_calls: The tool calls.
+        finish_reason: Why the model stopped; None to derive it from the reply and the limits of the
+            request.
         refusal: The text of a refusal.
-        logprobs: OpenAI's logprobs object; made up when None and the request asks for it.
-        reasoning: What the model thought: as `reasoning_content` and `reasoning` of the message, as
-            DeepSeek, Groq, OpenRouter and Cerebras have it; as the summary of a reasoning item in
-            the Responses API. A DeepSeek model always tells it: there None is made up.
+        logprobs: OpenAI's logprobs object; None to generate one if the request asks for it.
+        reasoning: The model's reasoning. A message has it as `reasoning_content` and `reasoning`,
+            like DeepSeek, Groq, OpenRouter and Cerebras; the Responses API has it as the summary of
+            a reasoning item. A DeepSeek model always has reasoning: for None it is generated.
     """
 
     content: str | None = None
@@ -120,24 +121,24 @@ class Reply:
 
 
 Said: TypeAlias = str | Reply | Sequence[str | Reply] | dict[str, Any]
-"""What a model says: a text, a `Reply`, or a list of them, one for each of the request's `n`
-choices, from the start again when they are too few; or a whole body of an answer."""
+"""What a model says: a text, a `Reply`, or a list of them for the `n` choices of the request,
+repeated if there are too few; or the whole body of an answer."""
 
 ReplyFunction: TypeAlias = Callable[[RecordedRequest], "Said | Fault"]
-"""Decides what the model says, or what goes wrong. Called on the server's own thread, in the order
-of arrival; it must not block."""
+"""Returns what the model says, or a fault. Called on the server's thread in the order of arrival;
+must not block."""
 
 LatencyFunction: TypeAlias = Callable[[RecordedRequest], float]
-"""Decides after how many seconds a request is answered. Called on the server's own thread."""
+"""Returns the seconds before the answer to a request. Called on the server's thread."""
 
 
 def echo(request: RecordedRequest) -> str:
-    """Reply with the text of the last message by the user, as JSON if the request wants that."""
+    """Reply with the text of the last message by the user, in JSON if the request asks for it."""
     return _in_wanted_format(request, request.user_text)
 
 
 def digest(request: RecordedRequest) -> list[str]:
-    """Reply with 12 hexadecimal digits that stand for all the messages; each choice has its own."""
+    """Reply with 12 hexadecimal digits computed from all messages, different for each choice."""
     messages = json.dumps(request.messages, sort_keys=True).encode()
     choices = (request.body or {}).get("n") or 1
     return [
@@ -147,37 +148,36 @@ def digest(request: RecordedRequest) -> list[str]:
 
 
 def canned(contents: str | Sequence[str]) -> ReplyFunction:
-    """Make a reply that says always the same, whatever it is asked.
+    """Make a reply function that does not depend on the request.
 
     Args:
-        contents: The text, sent as it is; or texts, said in turn in the requests' order of arrival,
-            from the start again after the last.
+        contents: The text; or texts, which are used in turn and repeated.
     """
     texts = itertools.cycle([contents] if isinstance(contents, str) else contents)
     return lambda _request: next(texts)
 
 
 def call_tool(name: str, arguments: Mapping[str, Any] | str) -> ReplyFunction:
-    """Make a reply that calls a tool.
+    """Make a reply function that calls a tool.
 
     Args:
-        name: The tool's name.
-        arguments: The arguments; a string is sent as it is, also when it is not JSON.
+        name: The name of the tool.
+        arguments: The arguments; a string is sent unchanged, even if it is not JSON.
     """
     reply = Reply(tool_calls=[ToolCall(name, arguments)])
     return lambda _request: reply
 
 
 def lognormal(median: float, sigma: float = 0.5, seed: int = 0) -> LatencyFunction:
-    """Make a latency that is drawn from a log-normal distribution, as that of a model is.
+    """Make a latency function with log-normal latencies, like those of a model.
 
-    The draw depends on the request's body and the seed only: the same work takes the same time in
-    any order and in any run.
+    The latency depends only on the body of the request and the seed: the same work takes the same
+    time in any order and in any run.
 
     Args:
         median: The median, in seconds.
         sigma: The standard deviation of the latency's logarithm; 0.5 puts 95 % below 2.3 medians.
-        seed: Chooses other draws.
+        seed: Changes the latencies.
     """
     mu = math.log(median)
     return lambda request: random.Random(f"{seed}:{request.fingerprint}").lognormvariate(mu, sigma)
@@ -191,7 +191,7 @@ def _text(content: Any) -> str:
 
 
 def _in_wanted_format(request: RecordedRequest, text: str) -> str:
-    """Put the text into JSON, if that is what the request wants."""
+    """Put the text into JSON if the request asks for it."""
     body = request.body or {}
     wanted = body.get("response_format") or (body.get("text") or {}).get("format") or {}
     if wanted.get("type") == "json_object":
@@ -203,7 +203,7 @@ def _in_wanted_format(request: RecordedRequest, text: str) -> str:
 
 
 def _instance(schema: Mapping[str, Any], root: Mapping[str, Any], text: str) -> Any:
-    """Make a value that fits a JSON schema, with the text for every string in it."""
+    """Make a value that matches a JSON schema, with the text as every string."""
     if "$ref" in schema:
         return _instance(_resolve(schema["$ref"], root), root, text)
     if "const" in schema:

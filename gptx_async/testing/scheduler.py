@@ -1,4 +1,4 @@
-"""`BatchScheduler`: drives an engine by the protocol of symbolicai's public batch scheduler."""
+"""`BatchScheduler`: drive an engine like symbolicai's public batch scheduler."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from ..checks import whole_numbers
 __all__ = ["BatchScheduler"]
 
 Answer: TypeAlias = tuple[list[Any], Any]
-"""What the engine made of one argument: outputs and metadata."""
+"""The engine's result for one argument: outputs and metadata."""
 
 
 class BatchScheduler:
-    """Runs an Expression over a dataset on worker threads, and its queries in batches.
+    """Runs an Expression over a dataset on worker threads, and sends its queries in batches.
 
-    A stand-in, for tests, for the scheduler that symbolicai's users install beside it. It follows
-    that one's protocol to the letter, its hazards included: the scheduler made last owns the
-    engine; a batch begins when the one before was picked up to its last answer; a query that comes
-    to it after a run waits for ever. It differs only where the original hangs or guesses:
+    A replacement, for tests, for the scheduler that users of symbolicai install separately. It
+    follows the protocol of that scheduler exactly, including its hazards: the newest scheduler owns
+    the engine; a batch starts after the last answer of the previous batch was picked up; a query
+    after the end of a run waits forever. It differs only where the original hangs or guesses:
 
-    - counters are changed under a lock, and threads wait for a change in place of polling;
-    - an engine that raises, or answers less than it was asked, makes the queries without an answer
-      raise a RuntimeError;
-    - an interrupt, and what is no Exception in an Expression, ends the run: queries that wait or
-      come later raise a RuntimeError, and `forward` raises at once;
+    - counters change under a lock, and threads wait for a change in place of polling;
+    - if the engine raises or returns too few answers, the queries without an answer raise a
+      RuntimeError;
+    - KeyboardInterrupt, or any exception of an Expression that is not an Exception, ends the run:
+      `forward` raises it at once, and waiting or later queries raise a RuntimeError;
     - a number of workers or a batch size below 1 raises a ValueError.
 
-    Register the engine first: making the scheduler puts its callback into 'neurosymbolic'.
+    Register the engine first: the constructor sets the callback of the 'neurosymbolic' engine.
 
     Attributes:
-        all_batches_complete: Set when a run's last expression has ended; there is none before the
-            first run, and a new one with each.
+        all_batches_complete: Set when the last expression of a run ended. Each run has its own
+            event; before the first run there is none.
 
     Args:
-        num_workers: How many items are worked on at once.
-        batch_size: How many queries make a batch; never more than there are workers or items.
+        num_workers: How many items are processed concurrently.
+        batch_size: How many queries make a batch, at most the number of workers and of items.
 
     Raises:
         ConfigurationError: A number is below 1; it is a ValueError, too.
@@ -59,26 +59,26 @@ class BatchScheduler:
         engine.__setattr__("executor_callback", self.executor_callback)
 
     def forward(self, expr: Callable[..., Any], dataset: Sequence[Any], **kwargs: Any) -> list[Any]:
-        """Run an Expression over all items; one run at a time.
+        """Run an Expression over all items. Do not start a run before the previous one ends.
 
         Args:
-            expr: An Expression's class: it is made once, with `kwargs`, and called from all workers
-                as `expression(input=item, **kwargs)`. Or something made already, an instance or a
-                function, which is called as `expr(item, **kwargs)`.
+            expr: A class, which is built once with `kwargs` and called in all workers as
+                `expression(input=item, **kwargs)`. Or an instance or a function, which is called
+                as `expr(item, **kwargs)`.
             dataset: The items.
-            **kwargs: Handed to the class, and to every call.
+            **kwargs: Passed to the class and to every call.
 
         Returns:
-            What each item came to, in their order. An Exception that left the Expression stands in
-            its item's place.
+            The result of each item, in order. An item whose Expression raised an Exception has that
+            exception as its result.
 
         Raises:
-            BaseException: What is no Exception ends the run: KeyboardInterrupt, say.
+            BaseException: An exception that is not an Exception, such as KeyboardInterrupt.
         """
         process = _bind_expression(expr, kwargs)
         run = _SchedulerRun(min(self.batch_size, len(dataset) or 1, self.num_workers), len(dataset))
         self._run, self.all_batches_complete = run, run.complete
-        # New for every run, and a daemon: after an interrupt it may have to wait for a call.
+        # A daemon thread for each run: after an interrupt it may still wait for a call.
         threading.Thread(target=run.execute_queries, name="execute_queries", daemon=True).start()
         pool = ThreadPoolExecutor(self.num_workers, thread_name_prefix="BatchScheduler")
         try:
@@ -95,25 +95,25 @@ class BatchScheduler:
         """Queue one query, and block the calling thread until its batch is answered.
 
         Args:
-            argument: symbolicai's Argument, prepared.
+            argument: symbolicai's prepared Argument.
 
         Returns:
-            The outputs, a list always, and the metadata.
+            The list of outputs, and the metadata.
 
         Raises:
-            AttributeError: No run has begun yet.
-            RuntimeError: The engine has not answered, or the run was ended by an interrupt.
+            AttributeError: No run has started yet.
+            RuntimeError: The engine returned no answer, or an interrupt ended the run.
         """
         return self._run.query(argument)
 
 
 class _SchedulerRun:
-    """One run: the queue between the workers and the query thread, and the counters of both."""
+    """A run: the queue between the workers and the query thread, and their counters."""
 
     def __init__(self, batch_size: int, expressions: int) -> None:
         self.complete = threading.Event()
         self._batch_size = batch_size
-        # Guards what follows, and wakes the query thread when any of it has changed.
+        # Guards the attributes below, and wakes the query thread when one of them changes.
         self._changed = threading.Condition()
         self._queue: deque[tuple[Any, Future[Answer]]] = deque()
         self._batch: list[tuple[Any, Future[Answer]]] = []
@@ -125,7 +125,7 @@ class _SchedulerRun:
             self.complete.set()
 
     def process(self, function: Callable[[Any], Any], item: Any) -> Any:
-        """Work on one item, in a worker; an Exception is its result."""
+        """Process one item in a worker thread. An Exception becomes its result."""
         with self._changed:
             self._running += 1
         try:
@@ -141,7 +141,7 @@ class _SchedulerRun:
                 self._changed.notify()
 
     def query(self, argument: Any) -> Answer:
-        """Wait for the answer of a batch, in a worker; picking it up lets the next one begin."""
+        """Wait for an answer in a worker thread. The next batch starts when all are picked up."""
         future: Future[Answer] = Future()
         with self._changed:
             if self._aborted:
@@ -157,7 +157,7 @@ class _SchedulerRun:
                 self._changed.notify()
 
     def abort(self) -> None:
-        """End the run: what waits for an answer fails now, though the engine may go on."""
+        """End the run: waiting queries fail now, although the engine may still be working."""
         with self._changed:
             self._aborted = True
             for _, future in [*self._batch, *self._queue]:
@@ -169,12 +169,12 @@ class _SchedulerRun:
             self._changed.notify()
 
     def execute_queries(self) -> None:
-        """Bring the queries to the engine, one batch at a time, until no expression is left."""
+        """Send the queries to the engine, one batch at a time, until all expressions ended."""
         while batch := self._next_batch():
             self._deliver(batch, *_call_engine([argument for argument, _ in batch]))
 
     def _next_batch(self) -> list[tuple[Any, Future[Answer]]]:
-        """Wait until the last batch is picked up and the next one is due, and take it."""
+        """Wait until the previous batch is picked up and the next one is due, and return it."""
         with self._changed:
             self._changed.wait_for(
                 lambda: self._is_batch_due() or self._pending == 0 or self._aborted
@@ -213,28 +213,28 @@ def _bind_expression(expr: Callable[..., Any], kwargs: dict[str, Any]) -> Callab
 
 
 def _call_engine(arguments: list[Any]) -> tuple[list[Answer], BaseException | None]:
-    """Look the engine up, as for every batch, and return its answers, or what it raised."""
+    """Look up the engine, and return its answers or the exception that it raised."""
     from symai.core_ext import bind
 
     @bind(engine="neurosymbolic", property="__call__")  # type: ignore[untyped-decorator]
     def engine_call() -> Any:
-        """Be replaced by the look-up."""
+        """`bind` replaces this body by the look-up."""
 
     try:
         answers = engine_call()(arguments)
         return [(x if isinstance(x, list) else [x], y) for x, y in answers], None
-    except BaseException as error:  # or the workers would wait for ever
+    except BaseException as error:  # otherwise the workers would wait forever
         return [], error
 
 
 def _engine_error(cause: BaseException | None) -> RuntimeError:
-    """Make the error of a query without an answer: a new one for each, for each is raised."""
+    """Make the error of a query without an answer. Each query raises a new one."""
     if cause is None:
-        return RuntimeError("The engine answered fewer queries than it was asked in a batch.")
-    error = RuntimeError(f"The engine raised {cause!r} in place of answering the batch.")
+        return RuntimeError("The engine returned fewer answers than the batch has queries.")
+    error = RuntimeError(f"The engine raised {cause!r} in place of answers to the batch.")
     error.__cause__ = cause
     return error
 
 
 def _abort_error() -> RuntimeError:
-    return RuntimeError("The scheduler's run was ended before this query was answered.")
+    return RuntimeError("The scheduler's run ended before this query was answered.")

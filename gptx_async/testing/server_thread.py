@@ -1,4 +1,4 @@
-"""The thread on which a `FakeOpenAI` runs, and its listener."""
+"""The thread and the listening socket of a `FakeOpenAI`."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from .. import clock
 __all__ = ["ServerThread"]
 
 BACKLOG = 4096
-"""How many connections may wait to be accepted: a client that opens thousands at once is usual."""
+"""How many connections may wait to be accepted. Tests open thousands at once."""
 
 MAX_BODY_BYTES = 256 * 2**20
-"""The size up to which a request is read: pictures come inside it."""
+"""The largest body of a request. It may contain images."""
 
 WAIT_SECONDS = 10.0
-"""How long `start` and `close` wait for the thread; both take a few milliseconds."""
+"""How long `start` and `close` wait for the thread, which takes a few milliseconds."""
 
 GRACE_SECONDS = 0.01
-"""How long requests in flight have to end by themselves when the server closes."""
+"""How long a closing server waits for the requests in flight."""
 
 
 class ServerThread:
-    """The server between a start and its close: a thread, and on it a loop with the listener."""
+    """A running server: a thread with an event loop and a listening socket."""
 
     def __init__(
         self, handle: Callable[[web.Request], Awaitable[web.StreamResponse]], host: str, port: int
@@ -46,14 +46,14 @@ class ServerThread:
         self._stop = asyncio.Event()
 
     def start(self) -> int:
-        """Start the thread and return the port, or raise what prevents it."""
+        """Start the thread and return the port, or raise the error that prevents it."""
         self._thread.start()
         return self._ready.result(WAIT_SECONDS)[1]
 
     def close(self) -> None:
         """Stop the loop and wait for the thread."""
         loop, _port = self._ready.result()
-        with contextlib.suppress(RuntimeError):  # the loop is closed: it has ended by itself
+        with contextlib.suppress(RuntimeError):  # the loop is closed, because the thread ended
             loop.call_soon_threadsafe(self._stop.set)
         self._thread.join(WAIT_SECONDS)
 
@@ -73,7 +73,7 @@ class ServerThread:
         application.on_response_prepare.append(_Stamp())
         runner = web.AppRunner(
             application,
-            handler_cancellation=True,  # a client that goes away is noticed at once
+            handler_cancellation=True,  # so that a disconnected client is noticed at once
             access_log=None,
             shutdown_timeout=GRACE_SECONDS,
         )
@@ -89,10 +89,10 @@ class ServerThread:
 
 
 async def _stop_accepting(listener: socket.socket) -> None:
-    """Accept no more, and let what was accepted become connections, which can be closed.
+    """Accept no more connections, and wait until accepted sockets are connections.
 
-    asyncio makes a task of each. One that runs when its server is closed fails by an assertion of
-    asyncio's own, and nobody closes its socket.
+    asyncio makes a task for each accepted socket. A task that runs when its server is closed fails
+    with an assertion in asyncio, and its socket stays open.
     """
     asyncio.get_running_loop().remove_reader(listener.fileno())
     accepting = {
@@ -105,7 +105,7 @@ async def _stop_accepting(listener: socket.socket) -> None:
 
 
 class _Stamp:
-    """Gives each answer an `x-request-id`, as OpenAI does."""
+    """Adds an `x-request-id` to each answer, as OpenAI does."""
 
     def __init__(self) -> None:
         self._numbers = itertools.count(1)

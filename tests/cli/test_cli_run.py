@@ -208,7 +208,7 @@ def test_a_row_that_lacks_the_field_fails_alone(
         assert run(*options, "--output", "out.jsonl", "--overwrite") == 1
         first, second, third = rows_in("out.jsonl")
         assert first["output"] == "answer to 0"
-        assert "'text' of the row is not there; there are: t." in second["error"]["message"]
+        assert "'text' of the row is missing; its fields are: t." in second["error"]["message"]
         assert "'text' of the row is null." in third["error"]["message"]
         assert "rows      3: 1 done, 2 failed" in capfd.readouterr().err
     assert len(fake_openai.requests) == 2
@@ -221,12 +221,12 @@ def test_a_row_that_lacks_the_field_fails_alone(
         ("Model(n=1)", {"n": 1}),
         ("numpy.arange(2)", [0, 1]),
         ("dataclasses.make_dataclass('D', ['n'])(3)", {"n": 3}),
-        ("", "OutputValueError: The expression returned a generator, which JSON does not have."),
-        ("float('nan')", "OutputValueError: The expression returned nan, which JSON does not"),
+        ("", "OutputValueError: The expression returned a generator, which JSON can't represent."),
+        ("float('nan')", "OutputValueError: The expression returned nan, which JSON can't"),
         ("2**63", 2**63),
         ("10**640", "OutputValueError: The expression returned an integer of more than 640 digits"),
         ("{1: 2}", "OutputValueError: The expression returned a dict"),
-        ("itself", "OutputValueError: The expression returned a list that holds itself"),
+        ("itself", "OutputValueError: The expression returned a list that contains itself"),
         ("1 / 0", "ZeroDivisionError: division by zero"),
     ],
 )
@@ -270,11 +270,11 @@ def give(row):
         (("--prompt", "{text}", *ASK[2:], *OUT), "--field works only with --expression"),
         (("--prompt", "Say.", *ASK[4:], *OUT), "no field in it"),
         (("--prompt", "{text", *ASK[4:], *OUT), "--prompt can't be read"),
-        (("--prompt", "{} {text}", *ASK[4:], *OUT), "hold no name of a field"),
-        (("--prompt", "{text!r}", *ASK[4:], *OUT), "hold no name of a field"),
+        (("--prompt", "{} {text}", *ASK[4:], *OUT), "hold no field name"),
+        (("--prompt", "{text!r}", *ASK[4:], *OUT), "hold no field name"),
         (("--expression", "mine", *ASK[2:], *OUT), "not of the form package.module:Name"),
         (("--expression", "yours:Ask", *ASK[2:], *OUT), "There is no module 'yours'"),
-        (("--expression", "mine:Aks", *ASK[2:], *OUT), "mine has no 'Aks'. Is 'Ask' meant?"),
+        (("--expression", "mine:Aks", *ASK[2:], *OUT), "mine has no 'Aks'. Did you mean 'Ask'?"),
         (("--expression", "mine:__name__", *ASK[2:], *OUT), "is a str, which can't be called"),
         (("--expression", "broken:x", *ASK[2:], *OUT), "imported (ModuleNotFoundError: No module"),
         (("--expression", "wrong:x", *ASK[2:], *OUT), "can't be imported (SyntaxError: "),

@@ -257,7 +257,7 @@ def test_a_command_with_a_full_disk_goes_on_when_there_is_room(
     told = [line for line in capfd.readouterr().err.splitlines() if not line.startswith("asking")]
     assert len(told) == 1, told
     assert told[0].startswith("gptx-async run: ")
-    assert "No space left" in told[0] or "has free space" in told[0] or "has room" in told[0]
+    assert "No space left" in told[0] or "has free space" in told[0]
     # It has its name only if the checkpoint was full first: then it is what is done, and whole.
     done = read_output(form, output) if output.exists() else []
     assert all(text == random.Random(number).randbytes(100).hex() for number, text in done)
@@ -285,7 +285,7 @@ def read_only(small: Path) -> Path:
 @pytest.mark.parametrize("name", ["new.sqlite", "empty.sqlite", "run.sqlite"])
 def test_a_checkpoint_in_a_read_only_folder_is_an_error_at_once(read_only: Path, name: str) -> None:
     asked: list[int] = []
-    with pytest.raises(CheckpointError, match="can be written to"):
+    with pytest.raises(CheckpointError, match="is writable"):
         gptx_async.map(asked.append, [1], checkpoint=read_only / name)
     assert not asked
 

@@ -93,7 +93,7 @@ def test_the_report_for_people_has_a_line_and_a_remedy_for_each(
     output, _ = capfd.readouterr()
     lines = output.splitlines()
     at = next(n for n, line in enumerate(lines) if line.startswith("fail  configuration  there is"))
-    assert lines[at + 1].startswith(" " * 21 + "Make one: {")
+    assert lines[at + 1].startswith(" " * 21 + "Create one: {")
     assert lines[-1].endswith("checks: 3 failed, 0 with a warning")
 
 
@@ -202,7 +202,7 @@ def test_an_engine_that_tries_by_itself_is_told(examine: Examine) -> None:
     checks = examine("--model", "cerebras:gpt-oss-120b")
     assert status_of(checks) == {"retries": "warn"}
     assert "CerebrasEngine tries 8 times by itself" in checks["retries"]["text"]
-    assert "not looked at" in checks["base URL"]["text"]
+    assert "not checked" in checks["base URL"]["text"]
     assert engine_of("gpt-4o").own_tries == 1
 
 
@@ -226,13 +226,13 @@ def test_an_engine_is_asked_where_it_would_ask(
     unheard = f"{UNHEARD}/v1"
     monkeypatch.setattr(doctor, "_base_url_of", lambda _engine_class, _model: unheard)
     remedy = examine("--model", "groq:qwen/qwen3-32b")["base URL"]["remedy"]
-    assert remedy == "Look at the network, proxies and certificates."
+    assert remedy == "Check the network, proxies and certificates."
 
 
 @pytest.mark.parametrize(
     ("prepare", "status", "text"),
     [
-        (lambda server: setattr(server, "api_keys", ["sk-another"]), "fail", "refuses the key"),
+        (lambda server: setattr(server, "api_keys", ["sk-another"]), "fail", "rejects the key"),
         (lambda server: server.fail_next(HTTPFault(404)), "warn", "answers HTTP 404"),
         (lambda server: server.fail_next(HTTPFault(429)), "warn", "answers HTTP 429"),
         (lambda server: server.fail_next(HTTPFault(503)), "warn", "answers HTTP 503"),
@@ -355,7 +355,7 @@ def test_packages_that_do_not_fit_are_told(
     monkeypatch.setattr(importlib.metadata, "requires", lambda _name: wanted)
     checks = examine()
     assert status_of(checks) == {"symbolicai": "fail", "no-such-package": "fail"}
-    assert checks["symbolicai"]["remedy"] == "Install another one: pip install 'symbolicai<1'."
+    assert checks["symbolicai"]["remedy"] == "Install another version: pip install 'symbolicai<1'."
     assert checks["no-such-package"]["text"] == "not installed"
 
 

@@ -250,7 +250,7 @@ def test_ends_the_run_when_an_expression_exits(engine: EchoEngine, in_thread: In
     with pytest.raises(SystemExit):
         in_thread(scheduler.forward, leave, items(4)).result(SECONDS)
     assert scheduler.all_batches_complete.wait(SECONDS)
-    with pytest.raises(RuntimeError, match="run was ended"):
+    with pytest.raises(RuntimeError, match="run ended before"):
         scheduler.executor_callback(object())
 
 
