@@ -8,7 +8,7 @@ COMMANDS = ("speed", "pace")
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command that comes first; `speed` if none does."""
+    """Run the command that the first argument names; `speed` by default."""
     command, rest = "speed", arguments
     if arguments and arguments[0] in COMMANDS:
         command, *rest = arguments

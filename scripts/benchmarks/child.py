@@ -1,11 +1,11 @@
-"""The processes in which the rivals run: one for each environment, which forks for each order.
+"""The processes that run the rivals: one per environment, which forks for each order.
 
     python -m benchmarks.child HOME
 
-It imports what its rivals need, and then takes orders, a line of JSON each, from standard input,
-and writes what came of each to standard output. A fork begins clean, without paying for the
-imports, so no measurement leaves anything to the next. One that takes too long is killed. The
-garbage collector is as it is in any process, and goes through all that is imported, too.
+A child imports what its rivals need. It then reads orders from standard input, one line of JSON
+each, and writes the results to standard output. Each measurement runs in a fork, so it does not
+import again and leaves nothing behind for the next one. A fork that takes too long is killed. The
+garbage collector has its default settings.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ from .workloads import MODEL, Workload, items
 __all__ = ["Child", "running_child"]
 
 SECONDS = 150.0
-"""How long one measurement may take."""
+"""The time limit of one measurement."""
 
 SAMPLE_SECONDS = 0.2
-"""Between two looks at the memory."""
+"""The time between two samples of the memory."""
 
 IMPORTS = {
     "plain": ("aiohttp", "openai", "openai.types.chat", "openai.resources.chat"),
@@ -53,15 +53,15 @@ IMPORTS = {
     ),
     "peers": ("async_batch_llm", "litellm", "openai.resources.chat"),
 }
-"""What is imported before the forks, by the child's home."""
+"""The modules to import before the forks, by home."""
 
 
 def measure(order: dict[str, Any]) -> dict[str, Any]:
     """Time one rival with one workload, after a warm-up that opens its connections.
 
     Returns:
-        The seconds it took, the CPU seconds of this process, of the thread that asked, and of the
-        server; the peak of its resident bytes; and the answers.
+        The wall-clock seconds; the CPU seconds of this process, of the calling thread and of the
+        server; the peak of the resident bytes; and the answers.
     """
     rival, workload, base_url = _read(order)
     calls = order["calls"]
@@ -88,7 +88,7 @@ def measure(order: dict[str, Any]) -> dict[str, Any]:
 
 
 def hold(order: dict[str, Any]) -> dict[str, Any]:
-    """Let the server hold all calls of a workload, and see what memory they take meanwhile."""
+    """Measure the memory of a workload's calls while the server holds all answers back."""
     rival, workload, base_url = _read(order)
     calls = workload.in_flight
     control(base_url, median=0.0)
@@ -110,7 +110,7 @@ def hold(order: dict[str, Any]) -> dict[str, Any]:
 
 
 def tokenize(order: dict[str, Any]) -> dict[str, Any]:
-    """See how often a rival counts tokens, and what CPU that takes, whoever asks tiktoken to."""
+    """Measure how often a rival calls tiktoken, and the CPU time that this takes."""
     rival, workload, base_url = _read(order)
     control(base_url, median=0.0)
     with rival.open(workload, base_url) as ask:
@@ -126,12 +126,12 @@ def tokenize(order: dict[str, Any]) -> dict[str, Any]:
 
 
 def grow(order: dict[str, Any]) -> dict[str, Any]:
-    """Run one long batch of this engine, and see if it takes more than its answers do.
+    """Run one long batch of this engine, and measure whether it leaks memory.
 
-    The caller keeps the arguments and the answers, and with them memory rises. So what Python has
-    allocated (`sys.getallocatedblocks`) is compared: how it rises through the second half of the
-    batch, for each answer; what is there for each when the batch has ended, its arguments and
-    answers still held; and what is left when these are dropped.
+    Memory rises anyway, because the caller keeps the arguments and the answers. So the allocated
+    blocks (`sys.getallocatedblocks`) are compared: their rise per answer in the second half of the
+    batch; the blocks per answer at the end, while the arguments and answers are kept; and the
+    blocks that remain when these are deleted.
     """
     _, workload, base_url = _read(order)
     control(base_url, median=0.0)
@@ -182,14 +182,14 @@ def _clocks() -> tuple[float, float, float]:
 
 
 def _resident() -> int:
-    """Return how many bytes of this process are in memory; Linux's /proc tells."""
+    """Return the resident bytes of this process, from Linux's /proc."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 @contextlib.contextmanager
 def _counted_tokenizer() -> Iterator[dict[str, float]]:
-    """Count what tiktoken encodes while the block runs, and the CPU seconds that it takes."""
+    """Count the calls of tiktoken's `encode` in the block, and their CPU seconds."""
     import tiktoken
 
     counted = {"times": 0.0, "cpu": 0.0}
@@ -216,7 +216,7 @@ ORDERS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
 
 
 def _in_fork(order: dict[str, Any]) -> dict[str, Any]:
-    """Carry out an order in a fork of this process."""
+    """Execute an order in a fork of this process."""
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -225,14 +225,14 @@ def _in_fork(order: dict[str, Any]) -> dict[str, Any]:
             with open(writing, "w") as file:
                 json.dump(_carry_out(order), file)
         finally:
-            os._exit(0)  # without the exits of this process, which are the parent's
+            os._exit(0)  # skips exit handlers, which belong to the parent
     os.close(writing)
     told = _read_until(reading, time.monotonic() + order.get("limit", SECONDS))
     if told is None:
         os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     if not told:
-        return {"failed": "It ended, or was ended, without a result: did it take too long?"}
+        return {"failed": "The process ended without a result. Did it take too long?"}
     result: dict[str, Any] = json.loads(told)
     return result
 
@@ -245,7 +245,7 @@ def _carry_out(order: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_until(descriptor: int, until: float) -> str | None:
-    """Read to the end; None if that is not there in time."""
+    """Read to the end of the file; None if the end does not come in time."""
     parts: list[bytes] = []
     with open(descriptor, "rb", buffering=0) as file:
         while select.select([file], [], [], max(0.0, until - time.monotonic()))[0]:
@@ -257,7 +257,7 @@ def _read_until(descriptor: int, until: float) -> str | None:
 
 @contextlib.contextmanager
 def _surroundings(home: str) -> Iterator[None]:
-    """Import what the rivals of this home need."""
+    """Import what the rivals of a home need."""
     with contextlib.ExitStack() as stack:
         if home == "symbolicai":
             from gptx_async.cli.demo import symbolicai_sandbox
@@ -265,20 +265,22 @@ def _surroundings(home: str) -> Iterator[None]:
 
             provide_vocabularies()
             stack.enter_context(symbolicai_sandbox(MODEL))
-            # What symbolicai logs, and where to, is a part of what it costs.
+            # symbolicai's logging is part of its cost.
             logging.disable(logging.NOTSET)
         for module in IMPORTS[home]:
             importlib.import_module(module)
         if home == "symbolicai":
-            importlib.import_module("tiktoken").encoding_for_model(MODEL)  # read once, for all
+            importlib.import_module("tiktoken").encoding_for_model(
+                MODEL
+            )  # read once, before the forks
         yield
 
 
 def main(home: str) -> None:
-    """Take orders until standard input ends."""
+    """Execute orders until standard input ends."""
     raise_descriptor_limit()
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever else is printed is no result
+    os.dup2(2, 1)  # other output must not mix with the results
     with _surroundings(home):
         print("{}", file=answers, flush=True)  # ready
         for line in sys.stdin:
@@ -286,7 +288,7 @@ def main(home: str) -> None:
 
 
 class Child:
-    """A child process, from its parent's side; made by `running_child`."""
+    """The parent's side of a child process; created by `running_child`."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
@@ -300,18 +302,18 @@ class Child:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError("A process of the bench has ended; see above what it printed.")
+            raise RuntimeError("A benchmark process ended. Its output above shows why.")
         result: dict[str, Any] = json.loads(line)
         return result
 
     def order(self, do: str, rival: str, workload: Workload, **more: Any) -> dict[str, Any]:
-        """Give an order and wait for what came of it, which is at most some minutes.
+        """Send an order and wait for its result, for at most a few minutes.
 
         Args:
             do: One of `ORDERS`.
-            rival: The rival's name.
-            workload: With what.
-            **more: As the order wants.
+            rival: The name of the rival.
+            workload: The workload.
+            **more: The other arguments of the order.
         """
         assert self._process.stdin is not None
         order = {"do": do, "rival": rival, "workload": asdict(workload), **more}
@@ -321,7 +323,7 @@ class Child:
 
 @contextlib.contextmanager
 def running_child(home: Home, python: Path) -> Iterator[Child]:
-    """Run a child process while the block runs; it may not be ready yet: `Child.read` waits."""
+    """Run a child process in the block. The first `Child.read` waits until it is ready."""
     variables = environment(
         NO_PROXY="127.0.0.1",
         no_proxy="127.0.0.1",
@@ -338,7 +340,7 @@ def running_child(home: Home, python: Path) -> Iterator[Child]:
         try:
             yield Child(process)
         finally:
-            process.stdin.close()  # which ends it, after the order that it is at
+            process.stdin.close()  # the process ends after its current order
             try:
                 process.wait(WAIT_SECONDS)
             except subprocess.TimeoutExpired:

@@ -1,8 +1,8 @@
 """The rivals without symbolicai: the SDK, aiohttp, bare sockets, and packages for batches of calls.
 
-Each is used as its own documentation says, and as well as it can be: the coroutines are as many as
-the calls in flight, for a task per item would only cost it. What a function imports, `child.py` has
-imported before it forks.
+Each is used as its documentation recommends and as efficiently as possible: there is one coroutine
+per call in flight, because a task per item costs more. `child.py` imports the modules before it
+forks.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Connect: TypeAlias = Callable[[Workload, str], AbstractAsyncContextManager[AskOn
 
 
 def _gathered(connect: Connect) -> Open:
-    """Make a rival of a coroutine: as many of them as calls in flight, on a loop of its own."""
+    """Make a rival of a coroutine function: one coroutine per call in flight, on its own loop."""
 
     @contextlib.contextmanager
     def open_loop(workload: Workload, base_url: str) -> Iterator[Ask]:
@@ -64,7 +64,7 @@ async def _gather(ask: AskOne, items: Sequence[Item], in_flight: int) -> list[An
 
 
 def open_sdk(transport: Literal["default", "aiohttp"], payload: Literal["same", "small"]) -> Open:
-    """Make a rival of `AsyncOpenAI`, sending what symbolicai would or only what has to be sent."""
+    """Make a rival of `AsyncOpenAI` that sends symbolicai's payload, or only what is required."""
 
     @contextlib.asynccontextmanager
     async def connect(workload: Workload, base_url: str) -> AsyncIterator[AskOne]:
@@ -93,7 +93,7 @@ def open_aiohttp(read: Callable[[bytes], Answer]) -> Open:
     """Make a rival of aiohttp alone.
 
     Args:
-        read: Finds the answer in a response's body.
+        read: Finds the answer in the body of a response.
     """
 
     @contextlib.asynccontextmanager
@@ -116,12 +116,12 @@ def open_aiohttp(read: Callable[[bytes], Answer]) -> Open:
 
 
 def find_content(raw: bytes) -> Answer:
-    """Find the answer in a body that nobody parses."""
+    """Find the answer without parsing the body."""
     return raw.partition(b'"content": "')[2].partition(b'"')[0].decode()
 
 
 def parse_content(raw: bytes) -> Answer:
-    """Find the answer by the SDK's own model of a body, built the quickest way."""
+    """Find the answer with the SDK's model of the body, built in the fastest way."""
     from openai.types.chat import ChatCompletion
 
     return ChatCompletion.model_validate_json(raw).choices[0].message.content
@@ -129,7 +129,7 @@ def parse_content(raw: bytes) -> Answer:
 
 @contextlib.asynccontextmanager
 async def _connect_sockets(workload: Workload, base_url: str) -> AsyncIterator[AskOne]:
-    """Send by bare sockets, and read no more than the length of the answer: the server's limit."""
+    """Send over bare sockets and read only the length of the answer: the limit of the server."""
     host, _, port = urllib.parse.urlsplit(base_url).netloc.partition(":")
     loop, instruction = asyncio.get_running_loop(), workload.instruction
     idle = [
@@ -172,7 +172,7 @@ class _Socket(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if hasattr(self, "_answer") and not self._answer.done():
-            self._answer.set_exception(exc or ConnectionError("The server has closed."))
+            self._answer.set_exception(exc or ConnectionError("The server closed the connection."))
 
     def close(self) -> None:
         self._transport.close()
@@ -183,8 +183,8 @@ open_sockets = _gathered(_connect_sockets)
 
 @contextlib.contextmanager
 def open_async_batch_llm(workload: Workload, base_url: str) -> Iterator[Ask]:
-    """Ask by `async_batch_llm.process_prompts`."""
-    package: Any = importlib.import_module("async_batch_llm")  # of another environment than this
+    """Call `async_batch_llm.process_prompts`."""
+    package: Any = importlib.import_module("async_batch_llm")  # installed in another environment
     in_flight = workload.in_flight
     with asyncio.Runner() as runner:
 
@@ -210,7 +210,7 @@ def open_async_batch_llm(workload: Workload, base_url: str) -> Iterator[Ask]:
 
 @contextlib.contextmanager
 def open_litellm(workload: Workload, base_url: str) -> Iterator[Ask]:
-    """Ask by `litellm.batch_completion`."""
+    """Call `litellm.batch_completion`."""
     litellm: Any = importlib.import_module("litellm")
     litellm.suppress_debug_info = True
     instruction = {"role": "system", "content": workload.instruction}

@@ -12,10 +12,10 @@ ROOT = Path(__file__).parents[2]
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """Return this process's environment variables, so that a child finds this repository's code.
+    """Return environment variables with which a child process finds this repository's code.
 
     Args:
-        **variables: Variables to set in addition.
+        **variables: More variables to set.
     """
     searched = [str(ROOT), str(ROOT / "scripts"), os.environ.get("PYTHONPATH", "")]
     return os.environ | variables | {"PYTHONPATH": os.pathsep.join(filter(None, searched))}

@@ -1,4 +1,4 @@
-"""Who is measured: each is given texts and returns answers; how it asks is its own affair."""
+"""The rivals that are measured. Each gets texts and returns answers."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from .workloads import Open, Workload
 __all__ = ["RIVALS", "Home", "Rival"]
 
 Home: TypeAlias = Literal["plain", "symbolicai", "peers"]
-"""In which kind of process a rival lives: by what it imports."""
+"""The process in which a rival runs, named by what it imports."""
 
 POOL_THREADS = 50
-"""How many threads ask `GPTXChatEngine` at once."""
+"""How many threads use `GPTXChatEngine` concurrently."""
 
 
 @dataclass(frozen=True)
@@ -22,15 +22,15 @@ class Rival:
     """A way of getting many answers.
 
     Attributes:
-        name: How the table and the command line call it.
-        title: What it is, in a few words.
-        home: Where it runs.
-        open: Makes it ready, and asks.
-        most: With how many calls in flight it is measured at most: what is one at a time stays so,
-            and thousands of threads are not what anybody would use.
-        width: How many calls it has in flight itself, if that is not as the workload says; it is
-            then not measured with one.
-        sends: Whether it sends anything; if not, a server's delay is nothing to it.
+        name: The name in the table and on the command line.
+        title: A short description.
+        home: The process in which it runs.
+        open: Prepares it, and returns the function that answers texts.
+        most: The highest number of calls in flight that it is measured with: sequential rivals get
+            one, and nobody would use thousands of threads.
+        width: The number of calls in flight, if it does not depend on the workload. Such a rival is
+            not measured with one call in flight.
+        sends: Whether it sends requests. If not, workloads with a server delay are skipped.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Rival:
     sends: bool = True
 
     def takes(self, workload: Workload) -> bool:
-        """Tell whether it is measured with this workload."""
+        """Return whether the rival is measured with a workload."""
         if workload.delay and not self.sends:
             return False
         if workload.in_flight == 1 and self.width is not None:
@@ -50,7 +50,7 @@ class Rival:
         return workload.in_flight <= self.most
 
     def calls(self, workload: Workload) -> int:
-        """Return how many calls are timed: fewer where it would wait for most of the time."""
+        """Return how many calls to time: fewer if the rival would mostly wait."""
         if self.width is None or not workload.delay:
             return workload.calls
         return min(workload.calls, 12 * self.width)
@@ -130,7 +130,7 @@ _ALL = (
     ),
     Rival(
         "symbolicai-eased",
-        "the same, as this engine has it done",
+        "the same, with this engine's shortcuts",
         "symbolicai",
         engines.threaded(engines.eased, 1),
         sends=False,
@@ -141,4 +141,5 @@ _ALL = (
 )
 
 RIVALS = {rival.name: rival for rival in _ALL}
-"""By name. The 'floor' is none of them: it is `symbolicai` and then `aiohttp` (`figures.py`)."""
+"""The rivals by name. The 'floor' is not a rival: it is the sum of `symbolicai` and `aiohttp`; see
+`figures.py`."""

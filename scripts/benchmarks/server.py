@@ -1,13 +1,13 @@
-"""A server that answers chat completions at next to no cost: what is measured is the client.
+"""A server that answers chat completions at very low cost, so that the client is measured.
 
     python -m benchmarks.server
 
-It prints its base URL and serves until standard input ends. Only the standard library, and only as
-much of HTTP/1.1 as the clients need: kept connections, pipelined requests, bodies with a
-Content-Length. The answer to a request depends on the marker in its text alone (`answer_to`), so an
-answer that is lost, or another request's, is found.
+It prints its base URL and serves until standard input ends. It uses only the standard library and
+supports only what the clients need of HTTP/1.1: persistent connections, pipelined requests, bodies
+with a Content-Length. The answer depends only on the marker in the request's text (`answer_to`), so
+lost and swapped answers are detected.
 
-`control` changes what it does and tells what it did and what CPU it took.
+`control` changes the server's behaviour and returns its counters and CPU time.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ __all__ = [
 ]
 
 DRAWS = 4096
-"""How many delays are drawn in advance; the marker chooses one."""
+"""How many delays are drawn in advance. The marker selects one."""
 
 BACKLOG = 4096
-"""Connections that wait to be accepted: all of a workload's may come at once."""
+"""How many connections may wait to be accepted: a workload may open all at once."""
 
 WAIT_SECONDS = 10.0
-"""How long the process may take to start, and to end."""
+"""How long the process may take to start or to end."""
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _CLOSE = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
@@ -96,20 +96,20 @@ _ANSWER_LENGTH = 16
 
 
 def marked(text: str, marker: str) -> str:
-    """Return the text with the marker at its end, where the server looks for it."""
+    """Return the text with the marker at its end, where the server expects it."""
     return f"{text} [[{marker}]]"
 
 
 def answer_to(marker: str) -> str:
-    """Return the one right answer to a text with this marker."""
+    """Return the right answer to a text with a marker."""
     return hashlib.sha256(marker.encode()).hexdigest()[:_ANSWER_LENGTH]
 
 
 class Server:
-    """What the connections share: how they answer, and the figures.
+    """The state that all connections share: how to answer, and the counters.
 
     Attributes:
-        requests: How many completions were asked for.
+        requests: How many completions were requested.
         in_flight: How many of them are not answered yet.
         connections: How many connections are open.
     """
@@ -122,27 +122,27 @@ class Server:
         self._held: list[Callable[[], None]] | None = None
 
     def delay_of(self, marker: bytes) -> float:
-        """Return after how many seconds a request is answered: always the same for a marker."""
+        """Return the delay of an answer in seconds. It depends only on the marker."""
         return self._delays[zlib.crc32(marker) % len(self._delays)]
 
     def answer_to(self, marker: str) -> str:
-        """Return what the model says."""
+        """Return the content of an answer."""
         return answer_to(marker)
 
     def hold(self, answer: Callable[[], None]) -> bool:
-        """Keep an answer back, if all are; tell whether it is."""
+        """Hold an answer back if all are held; return whether it is held."""
         if self._held is None:
             return False
         self._held.append(answer)
         return True
 
     def set(self, median: float = 0.0, sigma: float = 0.0, held: bool = False) -> None:
-        """Change how requests are answered from now on; what was held back is answered.
+        """Change how requests are answered from now on, and send the answers that were held.
 
         Args:
             median: The median delay, in seconds.
-            sigma: The standard deviation of the delay's logarithm; 0 for a fixed one.
-            held: Whether nothing is answered at all.
+            sigma: The standard deviation of the delay's logarithm; 0 for a fixed delay.
+            held: Whether to hold all answers back.
         """
         source = random.Random(0)
         self._delays = [0.0]
@@ -154,7 +154,7 @@ class Server:
             answer()
 
     def figures(self) -> dict[str, float]:
-        """Return the figures, and the CPU seconds of this process."""
+        """Return the counters, and the CPU seconds of this process."""
         usage = resource.getrusage(resource.RUSAGE_SELF)
         return {
             "cpu": usage.ru_utime + usage.ru_stime,
@@ -165,7 +165,7 @@ class Server:
 
 
 class Connection(asyncio.Protocol):
-    """One client's connection: its requests are answered one at a time, in their order."""
+    """The connection of a client. Its requests are answered one at a time, in order."""
 
     _transport: asyncio.Transport
 
@@ -176,20 +176,20 @@ class Connection(asyncio.Protocol):
         self._is_last = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Count it."""
+        """Count the connection."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         self._server.connections += 1
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's name
-        """Count it no more, nor the request that was to be answered."""
+        """Stop counting the connection and its unanswered request."""
         self._server.connections -= 1
         if self._is_busy:
             self._is_busy = False
             self._server.in_flight -= 1
 
     def data_received(self, data: bytes) -> None:
-        """Answer what is there as a whole."""
+        """Answer the complete requests."""
         self._received = self._received + data if self._received else data
         self._serve()
 
@@ -198,7 +198,7 @@ class Connection(asyncio.Protocol):
             self._handle(*request)
 
     def _take(self) -> tuple[bytes, bytes] | None:
-        """Take the first request, its head and its body, if it has come to its end."""
+        """Return the head and body of the first request if it is complete."""
         received = self._received
         end = received.find(b"\r\n\r\n")
         if end < 0:
@@ -234,7 +234,7 @@ class Connection(asyncio.Protocol):
             self._answer(marker)
 
     def _answer_late(self, marker: bytes) -> None:
-        if self._is_busy:  # or else its client has gone
+        if self._is_busy:  # otherwise the client has disconnected
             self._answer(marker)
             self._serve()
 
@@ -262,11 +262,11 @@ class Connection(asyncio.Protocol):
 
 
 def control(base_url: str, **settings: Any) -> dict[str, float]:
-    """Ask a server for its figures, after changing how it answers if settings are given.
+    """Change how a server answers if settings are given, and return its counters.
 
     Args:
-        base_url: The server's.
-        **settings: As of `Server.set`; those that are not given go back to their defaults.
+        base_url: The base URL of the server.
+        **settings: The arguments of `Server.set`; the others get their defaults.
     """
     address = urllib.parse.urlsplit(base_url)
     connection = http.client.HTTPConnection(address.netloc, timeout=WAIT_SECONDS)
@@ -278,17 +278,17 @@ def control(base_url: str, **settings: Any) -> dict[str, float]:
 
 
 def raise_descriptor_limit() -> None:
-    """Allow this process as many open connections as the system lets it have."""
+    """Raise the limit of open files of this process as far as the system allows."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 @contextlib.contextmanager
 def running_server() -> Iterator[str]:
-    """Run the server in a process of its own while the block runs; gives its base URL.
+    """Run the server in a separate process in the block, which gets its base URL.
 
     Raises:
-        RuntimeError: It did not start.
+        RuntimeError: The server did not start.
     """
     command = [sys.executable, "-m", __spec__.name]
     with subprocess.Popen(
@@ -299,10 +299,10 @@ def running_server() -> Iterator[str]:
         try:
             base_url = process.stdout.readline().strip()
             if not base_url:
-                raise RuntimeError("The server has ended; see above what it printed.")
+                raise RuntimeError("The server ended. Its output above shows why.")
             yield base_url
         finally:
-            process.stdin.close()  # which ends it
+            process.stdin.close()  # the process ends then
             try:
                 process.wait(WAIT_SECONDS)
             except subprocess.TimeoutExpired:
@@ -310,7 +310,7 @@ def running_server() -> Iterator[str]:
 
 
 async def listen(server: Server) -> tuple[asyncio.Server, str]:
-    """Begin to listen on loopback, on the running loop; return the listener and the base URL."""
+    """Listen on loopback with the running loop; return the listener and the base URL."""
     loop = asyncio.get_running_loop()
     listener = await loop.create_server(lambda: Connection(server), "127.0.0.1", 0, backlog=BACKLOG)
     port = listener.sockets[0].getsockname()[1]

@@ -1,7 +1,7 @@
-"""`scripts/bench speed`: calls a second, CPU and memory, of this engine and of its rivals.
+"""`scripts/bench speed`: calls per second, CPU and memory of this engine and its rivals.
 
-One run on one machine. In each round every rival is measured once with every workload, the rivals
-in an order of their own each time. Every answer of every rival is compared with what it should be.
+In each round every rival is measured once with every workload, in random order. Every answer of
+every rival is checked.
 """
 
 from __future__ import annotations
@@ -35,27 +35,27 @@ PEERS = ("async-batch-llm", "litellm")
 """The distributions that `--peers` installs."""
 
 LONG_BATCH = 100_000
-"""How many items the batch of `--long` has."""
+"""The number of items in the batch of `--long`."""
 
 HELD = (ENGINE, "sdk-aiohttp", "aiohttp")
-"""Whose memory is measured while the server holds all answers back."""
+"""The rivals whose memory is measured while the server holds all answers back."""
 
 HELD_CALLS = 1_000
-"""How many calls the server then holds: as many connections as the SDK opens by default."""
+"""How many calls the server then holds: the SDK opens this many connections by default."""
 
 TOKENIZING = (ENGINE, SYNC)
-"""Whose counting of tokens is compared."""
+"""The rivals whose token counting is compared."""
 
 IMPORTS = 5
-"""How often `gptx_async` is imported, each time by a new process."""
+"""How often the import of `gptx_async` is timed, each time in a new process."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run from the command line.
 
     Returns:
-        The exit code: 1 if an answer was wrong or missing, or a measurement failed, else 0. That a
-        target is missed is no failure: it is printed.
+        The exit code: 1 if an answer was wrong or missing, or a measurement failed, else 0. A
+        missed target is printed, and is not a failure.
     """
     options = _parser().parse_args(arguments)
     workloads = _chosen_workloads(options)
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for home in dict.fromkeys(rival.home for rival in rivals)
         }
         for child in children.values():
-            child.read()  # it is ready
+            child.read()  # wait until it is ready
         run = _Run(book, children, base_url, options.seed)
         run.rounds(rivals, workloads, options.repeats or (1 if options.quick else 3), options)
         run.extras(rivals, options)
@@ -88,22 +88,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="scripts/bench speed", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer workloads and calls, one round")
-    parser.add_argument("--repeats", type=int, help="rounds; 3, or 1 with --quick")
     parser.add_argument(
-        "--minutes", type=float, default=15.0, help="after which no other round begins; 15"
-    )
-    parser.add_argument("--only", nargs="+", metavar="WORKLOAD", help="those named so, in part")
-    parser.add_argument("--rivals", nargs="+", metavar="RIVAL", choices=RIVALS, help="only these")
-    parser.add_argument("--calls", type=int, help="time no more calls than this in a measurement")
-    parser.add_argument(
-        "--peers", action="store_true", help=f"{' and '.join(PEERS)}, too, from .venv-peers"
+        "--repeats", type=int, help="the number of rounds (default: 3; 1 with --quick)"
     )
     parser.add_argument(
-        "--long", action="store_true", help=f"a batch of {LONG_BATCH:,}, too: does memory grow?"
+        "--minutes",
+        type=float,
+        default=15.0,
+        help="start no new round after this time (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the order of the rivals")
-    parser.add_argument("--json", metavar="FILE", help="write all figures")
-    parser.add_argument("--plot-dir", metavar="FOLDER", help="draw the two pictures")
+    parser.add_argument(
+        "--only", nargs="+", metavar="WORKLOAD", help="only workloads with this in their name"
+    )
+    parser.add_argument(
+        "--rivals", nargs="+", metavar="RIVAL", choices=RIVALS, help="only these rivals"
+    )
+    parser.add_argument("--calls", type=int, help="time at most this many calls per measurement")
+    parser.add_argument(
+        "--peers", action="store_true", help=f"also measure {' and '.join(PEERS)}, from .venv-peers"
+    )
+    parser.add_argument(
+        "--long",
+        action="store_true",
+        help=f"also run a batch of {LONG_BATCH:,} to see whether memory grows",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="the seed of the order of the rivals")
+    parser.add_argument("--json", metavar="FILE", help="write all figures to a file")
+    parser.add_argument("--plot-dir", metavar="FOLDER", help="draw the two charts into a folder")
     return parser
 
 
@@ -115,7 +126,9 @@ def _chosen_workloads(options: argparse.Namespace) -> list[Workload]:
         if options.only is None or any(part in each.name for part in options.only)
     ]
     if not chosen:
-        raise SystemExit(f"No workload is named so. There are: {[each.name for each in workloads]}")
+        raise SystemExit(
+            f"No workload matches --only. Choose from {[each.name for each in workloads]}."
+        )
     most = options.calls
     return [replace(each, calls=min(each.calls, most or each.calls)) for each in chosen]
 
@@ -125,7 +138,7 @@ def _chosen_rivals(options: argparse.Namespace) -> list[Rival]:
 
 
 def _install_peers() -> Path | None:
-    """Install the peers into a virtual environment beside this one; None if that can't be done."""
+    """Install the peers into a virtual environment next to this one; None if that fails."""
     folder = Path(sys.prefix).parent / ".venv-peers"
     python = folder / "bin" / "python"
     try:
@@ -140,7 +153,7 @@ def _install_peers() -> Path | None:
 
 
 class _Run:
-    """A run: gives the orders and keeps the book."""
+    """A run: sends the orders and collects the results."""
 
     def __init__(
         self, book: Book, children: Mapping[Home, Child], base_url: str, seed: int
@@ -157,7 +170,7 @@ class _Run:
         repeats: int,
         options: argparse.Namespace,
     ) -> None:
-        """Measure every rival with every workload, round by round, until the time is over."""
+        """Measure every rival with every workload in rounds, until the time is over."""
         until = time.monotonic() + 60 * options.minutes
         plan = [
             (number, workload, rival)
@@ -188,7 +201,7 @@ class _Run:
             )
 
     def extras(self, rivals: Sequence[Rival], options: argparse.Namespace) -> None:
-        """Measure memory, tokenising, the import; and a long batch if that is wanted."""
+        """Measure memory, tokenizing and the import, and a long batch with `--long`."""
         chosen = {rival.name: rival for rival in rivals}
         held = Workload("held", HELD_CALLS, HELD_CALLS)
         long = Workload("long", 1, min(64, options.calls or 64), prompt="long")
@@ -212,7 +225,7 @@ class _Run:
     def _order(
         self, do: str, rival: Rival, workload: Workload, calls: int, seed: str, **more: Any
     ) -> tuple[dict[str, Any] | None, int]:
-        """Give an order; return what came of it, if anything, and how many answers were wrong."""
+        """Send an order; return its result, or None, and the number of wrong answers."""
         seed = f"{do}.{seed}.{rival.name}"
         where = f"{rival.name}, {workload.name}: "
         result = self._children[rival.home].order(
