@@ -140,9 +140,8 @@ class Checkpoint:
         except PickledValueError:
             raise PickledValueError(
                 f"The value of item {index} in {self._path!r} is pickled, and reading it would run "
-                "the code in it. Use another checkpoint; or, if you trust "
-                "everybody who could write to this file, pass checkpoint_pickle=True to "
-                "gptx_async.map."
+                "the code in it. Use another checkpoint; or, if you trust everybody who could "
+                "write to this file, pass checkpoint_pickle=True to gptx_async.map."
             ) from None
         except Exception as error:
             raise CheckpointError(

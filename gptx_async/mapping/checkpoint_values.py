@@ -1,7 +1,7 @@
 """How a checkpoint stores a value: as JSON, as JSON with tagged Symbols, or with pickle.
 
 Reading JSON runs no code, whoever wrote the file. Unpickling runs whatever the file says, so pickle
-is used, in both directions, only where the caller has asked for it.
+is used only if the caller allows it, for writing as well as for reading.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ JSON, SYMBOLS, PICKLE = "json", "symbols", "pickle"
 """The formats: plain JSON, JSON with tagged objects (those with a key of `_TAGS`), and pickle."""
 
 LARGEST_INTEGER = 10**640
-"""Integers below this size are stored as JSON.
+"""Integers closer to zero than this are stored as JSON.
 
 Python limits how many digits it converts from text, and 640 is the lowest limit that can be set
 (https://docs.python.org/3/library/stdtypes.html#int-max-str-digits).

@@ -73,10 +73,10 @@ def map(  # noqa: A001
     worker thread, in a copy of the caller's context. Allowed in any thread; coroutines use `amap`.
 
     Args:
-        expression: Called with one item. A function or an instance is shared by all workers. Of a
-            class of callable instances, such as an Expression, each worker builds an instance of
-            its own, without arguments.
-        dataset: Any iterable, also an endless one; one thread reads it, an item at a time, when a
+        expression: Called with one item. All workers share a function or an instance. If it is a
+            class of callable instances, such as an Expression, each worker builds its own instance,
+            without arguments.
+        dataset: Any iterable, even an endless one. One thread reads it, an item at a time, when a
             worker is free. Also a pandas Series; a DataFrame or a mapping of columns, whose items
             are rows as dictionaries; or a Symbol whose value is one of these.
         workers: How many items run at once; each has a thread.
@@ -92,7 +92,8 @@ def map(  # noqa: A001
         checkpoint_pickle: Whether to pickle other values. Reading pickled values runs the code in
             them: use it only if you trust everybody who can write to the file.
         checkpoint_check: What must match the run that created the checkpoint: "code" (the
-            expression, the plain values that it uses, the model), "items", "all", or "none".
+            expression, the plain values that it uses, the model), "items", "all", or "none". Rows
+            are compared by the columns that they had in that run.
         key: What identifies an item in a checkpoint: the name of a column, or a function of the
             item, called in the thread that reads the dataset; None for the whole item.
 

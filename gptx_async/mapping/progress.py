@@ -16,7 +16,7 @@ FIGURES_SECONDS = 0.5
 """How often the figures after the bar are updated."""
 
 STILL_SECONDS = 5.0
-"""How long no call ends before the bar says what the run is waiting for."""
+"""Seconds without a completed call after which the bar says what the run is waiting for."""
 
 
 class Progress:

@@ -29,8 +29,8 @@ class ItemOutcome:
 class BackendRun(Protocol):
     """One run of a job by a back end, from `start` to `join`; used once.
 
-    The back end also calls the consumer: each time that it has added an outcome, and when the run
-    is over.
+    The consumer passes a function `wake`, which the back end calls, in any thread, whenever it has
+    added an outcome and when the run is over.
 
     Attributes:
         outcomes: Outcomes in the order in which the items ended. One consumer removes them from
@@ -51,10 +51,13 @@ class BackendRun(Protocol):
         """
 
     def free_window(self) -> None:
-        """Let one more item be read, because a value was taken. Allowed in any thread."""
+        """Let the back end read one more item, because a value was taken. Allowed in any thread."""
 
     def cancel(self) -> None:
-        """Cancel the calls in flight and start no more items, without waiting; any thread."""
+        """Cancel the calls in flight and start no more items.
+
+        Does not wait. Allowed in any thread.
+        """
 
     def join(self, seconds: float = ...) -> None:
         """Wait up to so many seconds for the end of a run that is over or cancelled."""

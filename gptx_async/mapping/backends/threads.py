@@ -83,12 +83,15 @@ class ThreadRun:
         _start(self._reader)
 
     def free_window(self) -> None:
-        """Let one more item be read, because a value was taken. Allowed in any thread."""
+        """Let the reader read one more item, because a value was taken. Allowed in any thread."""
         if self._window is not None:
             self._window.release()
 
     def cancel(self) -> None:
-        """Cancel the calls in flight and start no more items, without waiting; any thread."""
+        """Cancel the calls in flight and start no more items.
+
+        Does not wait. Allowed in any thread.
+        """
         self._is_cancelled = True
         self._scope.cancel()
         self._free_workers.release()  # the reader may be waiting for either
