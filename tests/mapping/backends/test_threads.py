@@ -1,10 +1,12 @@
-"""Runs with fewer threads than workers, because the system cannot start more."""
+"""The threads of a run: what they keep alive, and runs with fewer threads than workers."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import threading
+import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,6 +14,28 @@ import pytest
 import gptx_async
 from gptx_async.errors import ConfigurationError
 from support.child import run_child
+
+
+class Item:
+    """An item that can be the target of a weak reference."""
+
+
+def test_an_item_is_released_before_the_next_one_is_read() -> None:
+    seen: list[weakref.ref[Item]] = []
+    is_alive: list[bool] = []
+
+    def make() -> Item:
+        item = Item()
+        seen.append(weakref.ref(item))
+        return item
+
+    def items() -> Iterator[Item]:
+        yield make()
+        is_alive.append(seen[0]() is not None)
+        yield make()
+
+    gptx_async.map(lambda _item: None, items(), workers=1)
+    assert is_alive == [False]
 
 
 @pytest.fixture

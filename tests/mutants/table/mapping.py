@@ -273,7 +273,7 @@ MUTANTS = [
 """,
         "",
         "an item is not held while the next is waited for",
-        ("test_dataset.py::test_a_dataset_that_raises_lets_what_is_in_flight_end",),
+        ("test_threads.py::test_an_item_is_released_before_the_next_one_is_read",),
     ),
     Mutant(
         "I1-list-is-tuple",
@@ -333,7 +333,7 @@ MUTANTS = [
         pass
 """,
         "another model is another job",
-        ("test_checkpoint.py::test_a_source_that_has_changed_is_another_job",),
+        ("test_checkpoint.py::test_another_model_is_another_job",),
     ),
     Mutant(
         "D1-csv-count-header",
