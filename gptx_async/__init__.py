@@ -17,14 +17,16 @@ if TYPE_CHECKING:
     from .mapping.results import Failed, Results
     from .pacing.rate_limit import RateLimit
     from .symbolicai.dynamic import AsyncDynamicEngine, dynamic_engine
-    from .symbolicai.engine import AsyncBatchEngine, AsyncGPTXBatchEngine, install, uninstall
+    from .symbolicai.engine import AsyncBatchEngine
+    from .symbolicai.install import install, uninstall
+    from .symbolicai.v1.gptx_engine import AsyncGPTXBatchEngine
     from .telemetry.events import configure_logging
     from .telemetry.stats import Percentiles, Stats
 
 _ROOMS = {
     "AsyncBatchEngine": "symbolicai.engine",
     "AsyncDynamicEngine": "symbolicai.dynamic",
-    "AsyncGPTXBatchEngine": "symbolicai.engine",
+    "AsyncGPTXBatchEngine": "symbolicai.v1.gptx_engine",
     "AsyncMap": "mapping.map",
     "Failed": "mapping.results",
     "Percentiles": "telemetry.stats",
@@ -34,9 +36,9 @@ _ROOMS = {
     "amap": "mapping.map",
     "configure_logging": "telemetry.events",
     "dynamic_engine": "symbolicai.dynamic",
-    "install": "symbolicai.engine",
+    "install": "symbolicai.install",
     "map": "mapping.map",
-    "uninstall": "symbolicai.engine",
+    "uninstall": "symbolicai.install",
 }
 """The module of each public name, which is imported when the name is first used."""
 

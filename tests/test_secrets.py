@@ -42,6 +42,7 @@ from gptx_async.testing import (
 )
 from gptx_async.transport.settings import ClientSettings
 from support.child import DEADLINE
+from support.client_calls import CODE as CLIENT_CALLS
 from support.hostile import HostileServer, make_argument
 from support.secrets_scan import keys_in
 
@@ -348,16 +349,14 @@ def test_a_query_that_fails_under_a_scheduler_tells_no_key(
 @pytest.mark.slow
 def test_a_child_process_that_ends_by_an_error_tells_no_key(fake_openai: FakeOpenAI) -> None:
     """On its standard error: an uncaught error, one in a thread, and the stacks of a dump."""
-    program = """
+    program = f"""{CLIENT_CALLS}
 import faulthandler, logging, sys, threading
 logging.basicConfig(level=logging.DEBUG)
 import openai
-from gptx_async.batch.driver import wait_for
 from gptx_async.symbolicai.v1.stand_in_client import StandInClient
-from gptx_async.loop.call import Call
-client = StandInClient(openai.OpenAI(max_retries=0), lambda request: wait_for(Call(request)))
+client = StandInClient(openai.OpenAI(max_retries=0), CallsOnLoop())
 def ask():
-    client.chat.completions.create(model="m", messages=[{"role": "user", "content": "x"}])
+    client.chat.completions.create(model="m", messages=[{{"role": "user", "content": "x"}}])
 thread = threading.Thread(target=ask)
 thread.start()
 thread.join()

@@ -37,10 +37,6 @@ SPARE_FILES = 64
 
 CHAT_ENGINE = "GPTXChatEngine"
 
-ENGINES_ELSEWHERE = frozenset({"DeepSeekXReasoningEngine", "GroqEngine", "OpenRouterEngine"})
-"""The engines that use the SDK with another API than OpenAI's. Building one downloads nothing and
-opens no connection."""
-
 _PREFIX = re.compile(r"^(cerebras|groq|openrouter|responses):")
 
 Status = Literal["ok", "warn", "fail"]
@@ -370,9 +366,9 @@ def engine_of(model: str) -> Engine:
         symbolicai_sandbox(model),
         contextlib.redirect_stdout(sys.stderr),
     ):
-        from ..symbolicai.v1.engine_classes import engine_class_of
+        from ..symbolicai.generation import engine_classes
 
-        engine_class = engine_class_of(model)
+        engine_class = engine_classes.engine_class_of(model)
         return Engine(
             engine_class.__name__,
             _own_tries(engine_class),
@@ -425,7 +421,10 @@ def _problem_of(engine_class: Any, model: str) -> str | None:
 
 def _base_url_of(engine_class: Any, model: str) -> str | None:
     """Return the base URL that is built into an engine, from its client; None if there is none."""
-    if engine_class.__name__ not in ENGINES_ELSEWHERE:
+    from ..symbolicai.generation import engine_classes
+
+    known = engine_classes.SUPPORTED.get(engine_class.__name__)
+    if known is None or not known.has_own_url:
         return None
     return str(engine_class("none", model).client.base_url)
 

@@ -1,6 +1,7 @@
-"""The API key of an engine that is pickled: it stays behind, and another one is found on waking up.
+"""The API key and the model of an engine: from arguments, configuration or environment.
 
-A pickle travels: to the workers of a cluster, into a cache, a message queue or a bug report.
+The key stays out of a pickled engine, because pickles travel: to workers of a cluster, into caches,
+message queues and bug reports. The process that unpickles the engine supplies its own key.
 """
 
 from __future__ import annotations
@@ -8,38 +9,55 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
-from collections.abc import Mapping
 from typing import Any
 
 from symai.backend.settings import SYMAI_CONFIG
 
 from ..errors import ConfigurationError, GPTXAsyncError
 from ..transport.environment import Environment
-from .v1.engine_classes import engine_class_of
+from .configuration import FILE_NAME, KEY, MODEL
+from .generation import engine_classes
 
-__all__ = ["with_key_of_this_process", "without_keys"]
-
-KEY, MODEL = "NEUROSYMBOLIC_ENGINE_API_KEY", "NEUROSYMBOLIC_ENGINE_MODEL"
-
-_VARIABLES: Mapping[str, str] = {
-    "GroqEngine": "GROQ_API_KEY",
-    "OpenRouterEngine": "OPENROUTER_API_KEY",
-    "DeepSeekXReasoningEngine": "DEEPSEEK_API_KEY",
-    "CerebrasEngine": "CEREBRAS_API_KEY",
-}
-"""The environment variable with the key of a provider, by the class of symbolicai's engine."""
+__all__ = ["account_of", "with_key_of_this_process", "without_keys"]
 
 _NO_ENVIRONMENT = Environment(ca_file=None, ca_folder=None, ca_state=None, proxies=())
 
 
-def without_keys(state: dict[str, Any]) -> dict[str, Any]:
-    """Return the state of an engine without its keys, and without what belongs to this process.
-
-    symbolicai's configuration stays behind but for the model: it has the keys of other engines. So
-    do the proxies of the environment, whose URLs may have passwords.
+def account_of(api_key: str | None, model: str | None, caller: str) -> tuple[str, str]:
+    """Return the key and the model; symbolicai's configuration supplies what is not given.
 
     Args:
-        state: As `AsyncBatchEngine` makes it, with the key.
+        api_key: The key, or None.
+        model: The model, or None.
+        caller: Name of the function that needs them, for the error message.
+
+    Raises:
+        ConfigurationError: The configuration has no key or no model either.
+    """
+    return (
+        _setting("api_key", api_key, KEY, caller),
+        _setting("model", model, MODEL, caller),
+    )
+
+
+def _setting(name: str, given: str | None, setting: str, caller: str) -> str:
+    value = given or SYMAI_CONFIG.get(setting)
+    if not value:
+        raise ConfigurationError(
+            f"No {name} is given. Pass {name}=... to gptx_async.install, or set {setting} in "
+            f"symbolicai's configuration ({FILE_NAME}), where {caller} looks for it."
+        )
+    return str(value)
+
+
+def without_keys(state: dict[str, Any]) -> dict[str, Any]:
+    """Return the state of an engine without its keys and without what belongs to this process.
+
+    Of symbolicai's configuration only the model is kept, because it contains the keys of other
+    engines. Proxies of the environment are removed, because their URLs may contain passwords.
+
+    Args:
+        state: The state with the key, as `EngineProxy` builds it.
     """
     attributes, settings = dict(state["attributes"]), state["settings"]
     config = attributes.get("config") or {}
@@ -54,13 +72,13 @@ def without_keys(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_key_of_this_process(state: dict[str, Any]) -> dict[str, Any]:
-    """Return a state of `without_keys` with the key that this process has for the engine.
+    """Return a state from `without_keys` with the key that this process has for the engine.
 
-    That is the key of symbolicai's configuration, if the configured model is of the same provider;
-    else that of the provider's environment variable.
+    The key is symbolicai's configured key if the configured model has the same provider, otherwise
+    that of the provider's environment variable.
 
     Raises:
-        ConfigurationError: There is no key.
+        ConfigurationError: This process has no key.
     """
     attributes, settings = dict(state["attributes"]), state["settings"]
     key = _find_key(state["class"], attributes["config"].get(MODEL))
@@ -72,32 +90,27 @@ def with_key_of_this_process(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _find_key(engine_class: type[Any], model: str | None) -> str:
-    variable = _variable_of(engine_class)
+    variable = engine_classes.key_variable_of(engine_class)
     configured = SYMAI_CONFIG.get(KEY)
     if configured and _configured_variable() in (variable, None):
         return str(configured)
     key = os.environ.get(variable)
     if not key:
         raise ConfigurationError(
-            f"The engine for the model {model!r} was pickled without its key, and there is none "
-            f"here. Set {KEY} in symbolicai's configuration (symai.config.json), with a model of "
-            f"the same provider, or the environment variable {variable}; or pickle an engine that "
-            "was built with pickle_key=True."
+            f"The engine for the model {model!r} was pickled without its key, and this process has "
+            f"none. Set {KEY} in symbolicai's configuration ({FILE_NAME}), with a model of the "
+            f"same provider, or the environment variable {variable}; or pickle an engine that was "
+            "built with pickle_key=True."
         )
     return key
 
 
 def _configured_variable() -> str | None:
-    """Return the variable of the provider whose model is configured; None if that is unknown."""
+    """Return the key variable of the configured model; None if no model is configured."""
     model = SYMAI_CONFIG.get(MODEL)
     if not model:
         return None
     try:
-        return _variable_of(engine_class_of(model))
-    except GPTXAsyncError:  # another provider's, whose key is none of ours
+        return engine_classes.key_variable_of(engine_classes.engine_class_of(model))
+    except GPTXAsyncError:  # a provider that this package does not support
         return ""
-
-
-def _variable_of(engine_class: type[Any]) -> str:
-    names = (_VARIABLES.get(kind.__name__) for kind in engine_class.__mro__)
-    return next(filter(None, names), "OPENAI_API_KEY")

@@ -8,9 +8,10 @@ from symai.backend.engines.neurosymbolic import ENGINE_MAPPING
 from symai.components import DynamicEngine
 
 from . import process_wide
-from .engine import AsyncBatchEngine, retire_limits_of
+from .engine import AsyncBatchEngine
+from .generation import engine_classes
+from .install import retire_limits_of
 from .options import EngineOptions
-from .v1.engine_classes import client_options, engine_class_of
 from .vocabularies import provide_vocabularies
 
 __all__ = ["AsyncDynamicEngine", "dynamic_engine"]
@@ -32,8 +33,10 @@ class AsyncDynamicEngine(DynamicEngine):  # type: ignore[misc] # symbolicai ship
         **options: Unpack[EngineOptions],
     ) -> None:
         if model in ENGINE_MAPPING:  # of any other DynamicEngine itself says what is wrong with it
-            engine_class_of(model)
-        super().__init__(model, api_key, **client_options(client_timeout, client_max_retries))
+            engine_classes.engine_class_of(model)
+        super().__init__(
+            model, api_key, **engine_classes.client_options(client_timeout, client_max_retries)
+        )
         self._engine_options = options
 
     def __enter__(self) -> AsyncBatchEngine:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 import openai
 
-from .v1.retry_sleep import let_waits_block, let_waits_give_way
+from . import generation  # the module: it may be only partly imported here
 
 __all__ = ["are_made", "building", "make", "setting_key", "undo"]
 
@@ -60,7 +60,7 @@ def make(api_key: str | None) -> None:
         api_key: What `openai.api_key` becomes where it is empty. The engine's forward blames any
             error on an empty one.
     """
-    let_waits_give_way()
+    generation.retry_sleep.let_waits_give_way()
     for name in _TRANSPORT_LOGGERS:
         if name not in _before.levels:
             _before.levels[name] = logging.getLogger(name).level
@@ -74,7 +74,7 @@ def make(api_key: str | None) -> None:
 def undo() -> None:
     """Undo the changes; what somebody else has changed since stays as it is."""
     _before.is_changed = False
-    let_waits_block()
+    generation.retry_sleep.let_waits_block()
     for name in [*_before.levels]:
         level = _before.levels.pop(name)
         if logging.getLogger(name).level == (logging.ERROR if name else logging.DEBUG):

@@ -47,7 +47,8 @@ IMPORTS = {
     "plain": ("aiohttp", "openai", "openai.types.chat", "openai.resources.chat"),
     "symbolicai": (
         "symai.core",
-        "gptx_async.symbolicai.engine",
+        "gptx_async.symbolicai.install",
+        "gptx_async.symbolicai.v1.gptx_engine",
         "gptx_async.testing.scheduler",
         "tiktoken",
     ),

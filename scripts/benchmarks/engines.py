@@ -77,7 +77,7 @@ def instant(workload: Workload, base_url: str) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def eased(workload: Workload, base_url: str) -> Iterator[Any]:
-    """Do as `instant`, with what this engine spares symbolicai: see `tokens.py` and `lookup.py`."""
+    """Do as `instant`, with the shortcuts of `token_cache` and `engine_lookup`."""
     from gptx_async.symbolicai.token_cache import remembering
     from gptx_async.symbolicai.v1 import engine_lookup as lookup
 
@@ -87,12 +87,9 @@ def eased(workload: Workload, base_url: str) -> Iterator[Any]:
             self._engine = engine
 
         def __call__(self, argument: Any) -> Any:
-            lookup.note_found(argument, None)
-            lookup.put_engine(argument)
-            try:
+            lookup.LookupShortcut.prepare(argument, None)
+            with lookup.LookupShortcut(argument):
                 return self._engine(argument)
-            finally:
-                lookup.take_engine_away()
 
     with instant(workload, base_url) as engine:
         engine.tokenizer = remembering(engine.tokenizer)

@@ -484,13 +484,21 @@ def _ask_plainly(base_url: str, text: str, pipe: Any) -> None:
     import openai
 
     from gptx_async.batch.driver import wait_for
+    from gptx_async.calls.request import RequestOptions
     from gptx_async.loop.call import Call
     from gptx_async.symbolicai.v1.stand_in_client import StandInClient
 
-    client = StandInClient(
-        openai.OpenAI(api_key=KEY, base_url=base_url, max_retries=0),
-        lambda request: wait_for(Call(request)),
-    )
+    class Calls:
+        def begin(self) -> None:
+            pass
+
+        def options(self, _arguments: Any) -> RequestOptions:
+            return RequestOptions()
+
+        def dispatch(self, request: Any) -> Any:
+            return wait_for(Call(request))
+
+    client = StandInClient(openai.OpenAI(api_key=KEY, base_url=base_url, max_retries=0), Calls())
     message = {"role": "user", "content": text}
     answer = client.chat.completions.create(model=MODEL, messages=[message])
     said = answer.choices[0].message.content

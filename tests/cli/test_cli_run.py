@@ -294,7 +294,7 @@ def give(row):
         ((*ASK, *OUT, "--checkpoint", "file:x"), "looks like a URI"),
         ((*ASK, *OUT, "--api-key-env", "NO_SUCH"), "--api-key-env names NO_SUCH, which is not set"),
         ((*ASK, *OUT, "--model", "gpt-9"), "symbolicai knows the model 'gpt-9'"),
-        ((*ASK, *OUT, "--model", "claude-sonnet-4-5"), "is asked by symbolicai's ClaudeX"),
+        ((*ASK, *OUT, "--model", "claude-sonnet-4-5"), "uses symbolicai's ClaudeX"),
         (
             (*ASK, *OUT, "--model", "groq:qwen/qwen3-32b", "--base-url", f"{UNHEARD}/v1"),
             "always uses https://api.groq.com/openai/v1/. Leave --base-url out",

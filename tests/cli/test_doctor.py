@@ -186,7 +186,7 @@ def test_all_may_be_given_where_there_is_no_configuration(
         ("o3-mini", "ok", "GPTXReasoningEngine"),
         ("responses:gpt-5", "ok", "OpenAIResponsesEngine"),
         ("cerebras:gpt-oss-120b", "ok", "CerebrasEngine"),
-        ("claude-sonnet-4-5", "fail", "is asked by symbolicai's ClaudeXReasoningEngine"),
+        ("claude-sonnet-4-5", "fail", "uses symbolicai's ClaudeXReasoningEngine"),
     ],
 )
 def test_the_model_is_told_with_its_engine(

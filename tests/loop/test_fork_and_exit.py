@@ -10,9 +10,12 @@ import pytest
 
 from gptx_async.testing import FakeOpenAI
 from support.child import DEADLINE, run_child
+from support.client_calls import CODE as CLIENT_CALLS
 from support.hostile import HostileServer, Received, answer
 
-PRELUDE = """
+PRELUDE = (
+    CLIENT_CALLS
+    + """
 import atexit, concurrent.futures, gc, multiprocessing, os, signal, sys, threading, time
 import openai
 from gptx_async.batch.driver import wait_for
@@ -21,7 +24,7 @@ from gptx_async.errors import GPTXAsyncError, ServiceClosedError
 from gptx_async.loop.call import Call
 from gptx_async.loop.service import default_service
 
-client = StandInClient(openai.OpenAI(max_retries=0), lambda request: wait_for(Call(request)))
+client = StandInClient(openai.OpenAI(max_retries=0), CallsOnLoop())
 
 def ask(text="text"):
     messages = [{"role": "user", "content": text}]
@@ -34,6 +37,7 @@ def ask_or_error(text="text"):
     except GPTXAsyncError as error:
         return type(error).__name__
 """
+)
 
 
 def run(program: str, until: Callable[[], object] = lambda: None) -> tuple[list[str], str, int]:

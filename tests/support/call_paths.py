@@ -9,10 +9,9 @@ from typing import Any
 
 import openai
 
-from gptx_async.batch.driver import wait_for
 from gptx_async.calls.request import RequestOptions
-from gptx_async.loop.call import Call
 from gptx_async.symbolicai.v1.stand_in_client import StandInClient
+from support.client_calls import CallsOnLoop
 
 __all__ = ["CHAT", "OURS", "PATHS", "ask", "cause_of", "stand_in_of"]
 
@@ -28,9 +27,7 @@ PATHS = ("sync", *OURS)
 
 def stand_in_of(client: openai.OpenAI) -> StandInClient:
     """Return a stand-in whose calls run on the default service, without patience for 429s."""
-    return StandInClient(
-        client, lambda request: wait_for(Call(request)), lambda _kwargs: RequestOptions(patience=0)
-    )
+    return StandInClient(client, CallsOnLoop(RequestOptions(patience=0)))
 
 
 def ask(path: str, client: openai.OpenAI) -> Any:

@@ -23,8 +23,8 @@ import openai
 import pytest
 
 from gptx_async import errors
-from gptx_async.batch.driver import Batch, wait_for
-from gptx_async.calls.request import Request, RequestOptions
+from gptx_async.batch.driver import Batch
+from gptx_async.calls.request import RequestOptions
 from gptx_async.errors import ServiceClosedError, UnsupportedClientError
 from gptx_async.loop.call import Call
 from gptx_async.loop.scope import LoopScope
@@ -33,6 +33,7 @@ from gptx_async.pacing.settings import Pacing
 from gptx_async.symbolicai.v1.stand_in_client import StandInClient
 from gptx_async.testing import FakeOpenAI, Reset, Stall
 from gptx_async.transport.settings import ClientSettings
+from support.client_calls import CallsOnLoop
 from support.looking import client_on, destination_on
 from support.unheard import UNHEARD
 
@@ -43,10 +44,6 @@ CHAT: dict[str, Any] = {"model": "gpt-4o-mini", "messages": MESSAGES}
 MAX_CONCURRENCY = Pacing.max_concurrency
 
 
-def dispatch(request: Request) -> Any:
-    return wait_for(Call(request))
-
-
 @pytest.fixture
 def client(fake_openai: FakeOpenAI) -> openai.OpenAI:
     return openai.OpenAI(api_key="sk-key", base_url=fake_openai.base_url, max_retries=0)
@@ -54,7 +51,7 @@ def client(fake_openai: FakeOpenAI) -> openai.OpenAI:
 
 @pytest.fixture
 def stand_in(client: openai.OpenAI) -> StandInClient:
-    return StandInClient(client, dispatch)
+    return StandInClient(client, CallsOnLoop())
 
 
 @pytest.fixture
@@ -156,7 +153,7 @@ def test_what_a_sync_client_sends_is_sent(fake_openai: FakeOpenAI) -> None:
         max_retries=0,
     )
     client.chat.completions.create(**CHAT)
-    StandInClient(client, dispatch).chat.completions.create(**CHAT)
+    StandInClient(client, CallsOnLoop()).chat.completions.create(**CHAT)
     expected, sent = fake_openai.requests
     assert sent.path == expected.path
     assert sent.body == expected.body
@@ -174,7 +171,7 @@ def test_a_proxy_of_the_environment_is_used(
         api_key="sk-key", base_url="http://no-such-host.invalid/v1", max_retries=0
     )
     expected = client.chat.completions.create(**CHAT)
-    assert StandInClient(client, dispatch).chat.completions.create(**CHAT) == expected
+    assert StandInClient(client, CallsOnLoop()).chat.completions.create(**CHAT) == expected
     assert [r.headers["Host"] for r in fake_openai.requests] == ["no-such-host.invalid"] * 2
 
 
@@ -199,7 +196,7 @@ def test_a_timeout_is_a_timeout(stand_in: StandInClient, fake_openai: FakeOpenAI
 def test_no_server_is_a_connection_error(client: openai.OpenAI) -> None:
     client.base_url = f"{UNHEARD}/v1"
     with pytest.raises(openai.APIConnectionError) as caught:
-        StandInClient(client, dispatch).chat.completions.create(**CHAT)
+        StandInClient(client, CallsOnLoop()).chat.completions.create(**CHAT)
     assert type(caught.value) is openai.APIConnectionError
 
 
@@ -236,7 +233,7 @@ def test_connections_are_kept_and_shared_by_threads_and_stand_ins(
         )
 
     def ask(_number: int) -> Any:
-        return StandInClient(client, dispatch).chat.completions.create(**CHAT)
+        return StandInClient(client, CallsOnLoop()).chat.completions.create(**CHAT)
 
     fake_openai.hold()
     with ThreadPoolExecutor(20) as pool:
@@ -276,7 +273,7 @@ def test_waiting_for_a_permit_does_not_run_down_the_timeout(
     """The second is sent when the first's time, in which both would have had to end, is over."""
     fake_openai.latency = lambda request: 3600.0 if b"the first" in request.raw else 0.0
     terms = RequestOptions(timeout=SECONDS, pacing=Pacing(1), patience=0)
-    stand_in = StandInClient(client, dispatch, lambda _kwargs: terms)
+    stand_in = StandInClient(client, CallsOnLoop(terms))
 
     def ask(text: str) -> Any:
         messages: Any = [{"role": "user", "content": text}]
@@ -315,16 +312,16 @@ def test_clients_that_are_not_plain_are_refused(fake_openai: FakeOpenAI) -> None
         api_key="sk-key", azure_endpoint=fake_openai.base_url, api_version="2024-06-01"
     )
     with pytest.raises(UnsupportedClientError, match="AzureOpenAI"):
-        StandInClient(azure, dispatch)
+        StandInClient(azure, CallsOnLoop())
     provider = openai.OpenAI(api_key=lambda: "sk-key", base_url=fake_openai.base_url)
     with pytest.raises(UnsupportedClientError, match="string"):
-        StandInClient(provider, dispatch)
+        StandInClient(provider, CallsOnLoop())
     with openai.DefaultHttpxClient() as http_client:
         own = openai.OpenAI(
             api_key="sk-key", base_url=fake_openai.base_url, http_client=http_client
         )
         with pytest.raises(UnsupportedClientError, match="http_client"):
-            StandInClient(own, dispatch)
+            StandInClient(own, CallsOnLoop())
 
 
 def test_settings_show_no_key() -> None:
@@ -426,7 +423,7 @@ def test_an_answer_that_nobody_asked_for_is_not_that_of_the_next_request() -> No
         server.settimeout(10)
         host, port = server.getsockname()
         client = openai.OpenAI(api_key="sk-key", base_url=f"http://{host}:{port}/v1", max_retries=0)
-        ask = StandInClient(client, dispatch).chat.completions.create
+        ask = StandInClient(client, CallsOnLoop()).chat.completions.create
         pool = stack.enter_context(ThreadPoolExecutor(1))
         for asked in range(2):
             answer = pool.submit(ask, **CHAT)
@@ -449,7 +446,7 @@ def arrived_at_the_client(connection: socket.socket) -> None:
 
 def test_file_is_sent_as_it_was_given(client: openai.OpenAI, fake_openai: FakeOpenAI) -> None:
     """A file is a tuple with an object that is no JSON: it has to stay a tuple."""
-    files = StandInClient(client, dispatch).files
+    files = StandInClient(client, CallsOnLoop()).files
     with pytest.raises(openai.NotFoundError):  # the fake server has no files, but was asked
         files.create(file=("items.jsonl", io.BytesIO(b"the content")), purpose="batch")
     assert b"the content" in fake_openai.requests[-1].raw

@@ -8,10 +8,9 @@ from typing import Any
 import openai
 import pytest
 
-from gptx_async.batch.driver import wait_for
-from gptx_async.loop.call import Call
 from gptx_async.symbolicai.v1.stand_in_client import StandInClient
 from gptx_async.testing import FakeOpenAI
+from support.client_calls import CallsOnLoop
 
 CHAT: dict[str, Any] = {
     "model": "gpt-4o-mini",
@@ -26,7 +25,7 @@ def client(fake_openai: FakeOpenAI) -> openai.OpenAI:
 
 @pytest.fixture
 def stand_in(client: openai.OpenAI) -> StandInClient:
-    return StandInClient(client, lambda request: wait_for(Call(request)))
+    return StandInClient(client, CallsOnLoop())
 
 
 def test_a_resource_that_is_replaced_counts_from_the_next_call_on(

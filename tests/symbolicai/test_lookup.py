@@ -191,5 +191,5 @@ def test_nothing_is_put_where_no_engine_is_registered(
     engine: AsyncGPTXBatchEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(EngineRepository, "list", staticmethod(dict))
-    lookup.put_engine(make_argument("a"))
-    assert where_engines_stand() is None
+    with lookup.LookupShortcut(make_argument("a")):
+        assert where_engines_stand() is None

@@ -389,7 +389,7 @@ def test_a_block_of_an_engine_that_cannot_be_asynchronous_is_refused_at_construc
 
 
 def test_a_block_of_a_model_that_its_engine_does_not_take_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="It knows it as 'responses:"):
+    with pytest.raises(ConfigurationError, match="It knows 'responses:"):
         gptx_async.dynamic_engine("gpt-5.2", KEY)
 
 

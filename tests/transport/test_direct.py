@@ -13,11 +13,10 @@ from openai._utils import PropertyInfo
 from openai.resources.chat import AsyncCompletions
 from openai.types.chat import completion_create_params
 
-from gptx_async.batch.driver import wait_for
-from gptx_async.loop.call import Call
 from gptx_async.symbolicai.v1.stand_in_client import StandInClient
 from gptx_async.testing import FakeOpenAI
 from gptx_async.transport.chat_post import post_of
+from support.client_calls import CallsOnLoop
 
 CREATE = ("chat", "completions", "create")
 CHAT: dict[str, Any] = {
@@ -40,7 +39,7 @@ def test_the_server_gets_the_same_bytes_and_headers_as_from_the_sync_client(
     if timeout is not None:
         client = client.with_options(timeout=timeout)
     expected = client.chat.completions.create(**CHAT)
-    stand_in = StandInClient(client, lambda request: wait_for(Call(request)))
+    stand_in = StandInClient(client, CallsOnLoop())
     assert post_of(CREATE, (), CHAT) is not None
     answer = stand_in.chat.completions.create(**CHAT)
     theirs, ours = fake_openai.requests

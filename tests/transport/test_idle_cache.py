@@ -10,16 +10,15 @@ from typing import Any
 import openai
 import pytest
 
-from gptx_async.batch.driver import wait_for
 from gptx_async.calls import request as request_module
 from gptx_async.calls.request import RequestOptions
-from gptx_async.loop.call import Call
 from gptx_async.loop.scope import LoopScope
 from gptx_async.loop.service import default_service
 from gptx_async.symbolicai.v1.stand_in_client import StandInClient
 from gptx_async.testing import FakeOpenAI
 from gptx_async.transport.idle_cache import IdleCache, Lease
 from gptx_async.transport.settings import ClientSettings
+from support.client_calls import CallsOnLoop
 from support.looking import client_on, destination_on
 
 CHAT: dict[str, Any] = {
@@ -148,11 +147,7 @@ def test_a_client_and_a_governor_that_nobody_uses_are_dropped(
     monkeypatch.setattr(request_module, "IDLE_DESTINATION_SECONDS", 0.01)
     client = openai.OpenAI(api_key="sk-idle", base_url=fake_openai.base_url, max_retries=0)
     settings = ClientSettings.of(client)
-    stand_in = StandInClient(
-        client,
-        lambda request: wait_for(Call(request)),
-        lambda _kwargs: RequestOptions(idle_client_seconds=0.01),
-    )
+    stand_in = StandInClient(client, CallsOnLoop(RequestOptions(idle_client_seconds=0.01)))
     for _ in range(2):
         stand_in.chat.completions.create(**CHAT)
         wait_until_gone(lambda scope: client_on(scope, settings))

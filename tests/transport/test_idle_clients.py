@@ -15,9 +15,7 @@ import openai
 import pytest
 
 from gptx_async import AsyncGPTXBatchEngine, errors
-from gptx_async.batch.driver import wait_for
 from gptx_async.calls.request import RequestOptions, _Destination
-from gptx_async.loop.call import Call
 from gptx_async.loop.scope import LoopScope
 from gptx_async.loop.service import default_service
 from gptx_async.pacing.governor import Governor
@@ -30,6 +28,8 @@ from gptx_async.transport.client import Client
 from gptx_async.transport.client_cache import MOST_CLIENTS, ClientCache
 from gptx_async.transport.idle_cache import IdleCache
 from support.call_paths import CHAT
+from support.client_calls import CODE as CLIENT_CALLS
+from support.client_calls import CallsOnLoop
 from support.looking import client_on
 
 
@@ -37,7 +37,7 @@ def ask(fake_openai: FakeOpenAI, key: str, idle_seconds: float = 60.0) -> StandI
     """Make a call with a key; return the stand-in that made it."""
     client = openai.OpenAI(api_key=key, base_url=fake_openai.base_url, max_retries=0)
     terms = RequestOptions(patience=0, idle_client_seconds=idle_seconds)
-    stand_in = StandInClient(client, lambda request: wait_for(Call(request)), lambda _: terms)
+    stand_in = StandInClient(client, CallsOnLoop(terms))
     stand_in.chat.completions.create(**CHAT)
     return stand_in
 
@@ -202,12 +202,11 @@ def test_a_governor_with_limits_in_use_or_bad_news_is_not_at_rest() -> None:
     asyncio.run(main())
 
 
-GROWTH = """
+GROWTH = (
+    CLIENT_CALLS
+    + """
 import gc, json, sys, openai
-from gptx_async.batch.driver import wait_for
 from gptx_async.symbolicai.v1.stand_in_client import StandInClient
-from gptx_async.calls.request import RequestOptions
-from gptx_async.loop.call import Call
 
 def private_mib():
     with open("/proc/self/smaps_rollup") as lines:
@@ -216,8 +215,7 @@ def private_mib():
 
 base_url, count = sys.argv[1], int(sys.argv[2])
 client = openai.OpenAI(api_key="sk-x", base_url=base_url, max_retries=0)
-options = RequestOptions()
-stand_in = StandInClient(client, lambda request: wait_for(Call(request)), lambda _: options)
+stand_in = StandInClient(client, CallsOnLoop())
 message = {"role": "user", "content": "Which colour?"}
 
 def ask(first, last):
@@ -230,6 +228,7 @@ before = private_mib()
 ask(200, 200 + count)
 print(json.dumps(private_mib() - before))
 """
+)
 
 
 @pytest.mark.serial

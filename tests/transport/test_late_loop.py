@@ -17,21 +17,19 @@ import pytest
 
 from gptx_async.loop.late_timeouts import defer_late_timeouts
 from gptx_async.testing import FakeOpenAI
+from support.client_calls import CODE as CLIENT_CALLS
 
 CALLS = 30
 TIMEOUT = 10.0
 
-PROGRAM = f"""
+PROGRAM = f"""{CLIENT_CALLS}
 import openai
-from gptx_async.batch.driver import Batch, wait_for
+from gptx_async.batch.driver import Batch
 from gptx_async.symbolicai.v1.stand_in_client import StandInClient
-from gptx_async.calls.request import RequestOptions
-from gptx_async.loop.call import Call
 
 client = StandInClient(
     openai.OpenAI(max_retries=2),
-    lambda request: wait_for(Call(request)),
-    lambda _kwargs: RequestOptions(timeout={TIMEOUT}),
+    CallsOnLoop(RequestOptions(timeout={TIMEOUT})),
 )
 
 def ask(number):

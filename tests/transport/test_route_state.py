@@ -12,9 +12,7 @@ import httpx2
 import openai
 import pytest
 
-from gptx_async.batch.driver import wait_for
 from gptx_async.calls.request import RequestOptions
-from gptx_async.loop.call import Call
 from gptx_async.loop.scope import LoopScope
 from gptx_async.loop.service import default_service
 from gptx_async.symbolicai.v1.stand_in_client import StandInClient
@@ -22,6 +20,7 @@ from gptx_async.testing import FakeOpenAI, HTTPFault
 from gptx_async.transport.openai_transport import session_of
 from gptx_async.transport.settings import ClientSettings
 from gptx_async.transport.target import target_of
+from support.client_calls import CallsOnLoop
 from support.hostile import completion
 from support.looking import client_on
 
@@ -38,9 +37,7 @@ def client(fake_openai: FakeOpenAI) -> openai.OpenAI:
 
 @pytest.fixture
 def ask(client: openai.OpenAI) -> Callable[[], Any]:
-    stand_in = StandInClient(
-        client, lambda request: wait_for(Call(request)), lambda _kwargs: RequestOptions(patience=0)
-    )
+    stand_in = StandInClient(client, CallsOnLoop(RequestOptions(patience=0)))
     return functools.partial(stand_in.chat.completions.create, **CHAT)
 
 
@@ -86,7 +83,7 @@ def test_a_client_that_is_closed_leaves_the_calls_of_others_alone(
     async def close(scope: LoopScope) -> None:
         await client_on(scope, ClientSettings.of(other)).sdk.close()
 
-    stand_in = StandInClient(other, lambda request: wait_for(Call(request)))
+    stand_in = StandInClient(other, CallsOnLoop())
     stand_in.chat.completions.create(**CHAT)
     fake_openai.hold()
     asked = in_thread(ask)

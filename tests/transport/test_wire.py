@@ -50,6 +50,7 @@ from gptx_async.transport.exchange import Exchange, RawResponse
 from gptx_async.transport.response_model import parse
 from gptx_async.transport.route import PROBES, route_of
 from gptx_async.transport.settings import ClientSettings
+from support.client_calls import CallsOnLoop
 from support.hostile import HostileServer, Received, Respond, completion
 from support.looking import client_on
 
@@ -65,11 +66,7 @@ OF_ITS_OWN = ("date", "x-request-id")
 
 
 def stand_in_of(client: openai.OpenAI, timeout: float | None = None) -> StandInClient:
-    return StandInClient(
-        client,
-        lambda request: wait_for(Call(request)),
-        lambda _kwargs: RequestOptions(timeout=timeout, patience=0),
-    )
+    return StandInClient(client, CallsOnLoop(RequestOptions(timeout=timeout, patience=0)))
 
 
 @contextlib.contextmanager
@@ -415,7 +412,9 @@ def test_a_connection_is_used_again_but_not_after_its_call_was_given_up(
 
     with HostileServer(respond) as server:
         client = openai.OpenAI(api_key="sk-key", base_url=server.base_url, max_retries=0)
-        ask = functools.partial(StandInClient(client, dispatch).chat.completions.create, **CHAT)
+        ask = functools.partial(
+            StandInClient(client, CallsOnLoop(dispatch=dispatch)).chat.completions.create, **CHAT
+        )
         for _ in range(3):
             ask()
         assert server.connections == 1

@@ -1,9 +1,8 @@
-"""The stand-in for `openai.OpenAI`: looks like it to symbolicai, and hands its calls over.
+"""The stand-in for `openai.OpenAI`: it looks like the client, and hands over its calls.
 
-It records which resource path is walked (`chat.completions.create`), and turns the call at its end
-into a `Request` for the background loop. Where that goes, and who waits for it, is decided by
-whoever made the stand-in. It takes the place of Cerebras's client as well, which is a twin of
-OpenAI's.
+The stand-in records the resource path of a call (`chat.completions.create`) and turns the call into
+a `Request` for the background loop. Its `ClientCalls` decide where the request goes. Cerebras's
+client, which is a copy of OpenAI's, is replaced in the same way.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import functools
 import inspect
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import openai
 import openai.pagination
@@ -26,7 +25,7 @@ from ...transport.original_error import original_of
 from ...transport.patched_sync_client import must_run_in_caller
 from ...transport.settings import ClientSettings, check_supported, is_cerebras_client, settings_of
 
-__all__ = ["StandInClient", "is_stand_in", "tell_of_a_double"]
+__all__ = ["ClientCalls", "StandInClient", "is_stand_in", "warn_of_double"]
 
 logger = logging.getLogger(__name__)
 
@@ -34,31 +33,38 @@ _CLIENT_CALLS = frozenset({"delete", "get", "patch", "post", "put"})
 """The methods of the client itself that send a request."""
 
 _STREAMS = frozenset({"connect", "create_and_stream", "stream", "with_streaming_response"})
-"""What hands out an open connection, which its caller's thread reads: left to the sync client."""
+"""Attributes that open a connection for the caller's thread to read: the sync client does it."""
 
 _RAW = "with_raw_response"
-"""What hands out an answer that is to be parsed; on a loop only if it is Cerebras's, so it is left,
-too, there."""
+"""Returns an unparsed response. With Cerebras's SDK the sync client does it."""
 
 _COPIES = frozenset({"copy", "with_options"})
 
 
-class StandInClient:
-    """Takes an `openai.OpenAI` client's place; its calls run on the background loop.
+class ClientCalls(Protocol):
+    """What a stand-in client asks about its calls, always in the thread that makes the call."""
 
-    Any resource path works: `chat.completions.create`, `responses.create`, `models.list`. Every
-    other attribute reads, and is set, through to the client behind it, whose settings count for
-    each call at the moment of that call. Streams (`stream=True`) are opened by the client behind
-    it, in the calling thread.
+    def begin(self) -> None:
+        """Note that a call begins, before the stand-in does anything else."""
+
+    def options(self, arguments: Mapping[str, Any]) -> RequestOptions:
+        """Return the options of a call with these keyword arguments."""
+
+    def dispatch(self, request: Request) -> Any:
+        """Send a request; return its response or raise its error."""
+
+
+class StandInClient:
+    """Replace an `openai.OpenAI` client; its calls run on the background loop.
+
+    Any resource path works: `chat.completions.create`, `responses.create`, `models.list`. All other
+    attributes are read and set on the replaced client, whose settings at the moment of a call apply
+    to it. Streams (`stream=True`) are opened by the replaced client, in the calling thread.
 
     Args:
-        client: The client whose place it takes; of another stand-in, the client behind it.
-        dispatch: Given a request that is not sent, returns its answer or raises its error; called
-            in the thread that makes the call.
-        terms: Given the keyword arguments of a call, returns the terms on which it is made; called
-            in the thread that makes the call.
-        on_call: Called when a call begins, in the thread that makes it, before anything else.
-        settings: Those that the client had when it was taken over; its own, now, when None.
+        client: The client to replace, or a stand-in, whose client is then replaced.
+        calls: Decides where the calls go, and with which options.
+        settings: The client's settings when it was replaced; its settings now, by default.
 
     Raises:
         UnsupportedClientError: The client is not a plain `openai.OpenAI`.
@@ -69,31 +75,27 @@ class StandInClient:
     def __init__(
         self,
         client: Any,
-        dispatch: Callable[[Request], Any],
-        terms: Callable[[Mapping[str, Any]], RequestOptions] = lambda _kwargs: RequestOptions(),
-        on_call: Callable[[], None] = lambda: None,
+        calls: ClientCalls,
         settings: ClientSettings | None = None,
     ) -> None:
         if is_stand_in(client):
             settings = client._settings
             client = client._behind
         self.__dict__["_behind"] = check_supported(client)
-        self.__dict__["_dispatch"] = dispatch
-        self.__dict__["_terms"] = terms
-        self.__dict__["_on_call"] = on_call
-        # Now: a client keeps the proxies and certificates that it was built with.
+        self.__dict__["_calls"] = calls
+        # Read now: a client keeps the proxies and certificates that it was built with.
         self.__dict__["_settings"] = settings_of(self._behind, settings)
         self.__dict__["_faces"] = {}
 
     @property
     def settings(self) -> ClientSettings:
-        """The settings that the next call will be made with."""
+        """The settings that apply to the next call."""
         settings = self.__dict__["_settings"] = settings_of(self._behind, self._settings)
         return settings
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or "_behind" not in self.__dict__:
-            raise AttributeError(name)  # copy and pickle ask for such before there is a client
+            raise AttributeError(name)  # copy and pickle ask before there is a client
         value = getattr(self._behind, name)
         if _is_resource(value):
             return _face(self._faces, _Resource, self, value, (name,))
@@ -105,7 +107,7 @@ class StandInClient:
 
     def _copy(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> StandInClient:
         client = method(*args, **kwargs)
-        return StandInClient(client, self._dispatch, self._terms, self._on_call, self._settings)
+        return StandInClient(client, self._calls, self._settings)
 
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(self._behind, name, value)
@@ -118,12 +120,12 @@ class StandInClient:
 
 
 def is_stand_in(client: object) -> bool:
-    """Tell whether a client is a stand-in, also of the class as it was before a reload."""
+    """Return whether a client is a stand-in, also of a class from before a reload."""
     return getattr(type(client), "is_stand_in_of_gptx_async", False)
 
 
 class _Resource:
-    """A resource of the client, such as `chat.completions`, and the path that leads to it."""
+    """A resource of the client, such as `chat.completions`, with its path."""
 
     def __init__(self, stand_in: StandInClient, resource: Any, path: tuple[str, ...]) -> None:
         self._stand_in = stand_in
@@ -161,22 +163,23 @@ class _Method:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         stand_in = self._stand_in
-        stand_in._on_call()
+        calls = stand_in._calls
+        calls.begin()
         if kwargs.get("stream"):
             return self._behind(*args, **kwargs)
         if must_run_in_caller(stand_in._behind, self._path):
-            tell_of_a_double("The openai client's sync side is replaced")
+            warn_of_double("The openai client's sync side is replaced")
             return self._behind(*args, **kwargs)
         is_openais = not is_cerebras_client(stand_in._behind)
         post = post_of(self._path, args, kwargs) if is_openais else None
         if post is None:
             args, kwargs = _made_plain(self._behind, args, kwargs)
-        terms = stand_in._terms(kwargs)
-        if not terms.fast_path:
+        options = calls.options(kwargs)
+        if not options.fast_path:
             post = None
         try:
-            request = Request(stand_in.settings, self._path, args, kwargs, terms, post)
-            result = stand_in._dispatch(request)
+            request = Request(stand_in.settings, self._path, args, kwargs, options, post)
+            result = calls.dispatch(request)
         except TypeError as error:
             _name_sync_class(error)
             raise
@@ -186,26 +189,26 @@ class _Method:
                 raise
         else:
             return _as_sync(result, stand_in._behind)
-        raise failed  # out of the `except`, or what stood in its place would be its context
+        raise failed  # outside the `except`, so that the replaced error is not its context
 
     def __repr__(self) -> str:
         return f"<{'.'.join(self._path)} of {self._stand_in!r}>"
 
 
-def tell_of_a_double(what: str) -> None:
-    """Log, once in a process, that calls are made one after the other, by what a test put in."""
-    global _has_told
-    if not _has_told:
-        _has_told = True
+def warn_of_double(what: str) -> None:
+    """Log, once per process, that calls run one after another because a test replaced a part."""
+    global _has_warned
+    if not _has_warned:
+        _has_warned = True
         logger.warning(
-            "%s, by a test or a tool: each model call is made in the thread that asks, as by "
+            "%s, by a test or a tool: each model call runs in the calling thread, as with "
             "symbolicai's own engine, without gptx_async's retries, limits and statistics. This "
-            "is said once.",
+            "message is logged once.",
             what,
         )
 
 
-_has_told = False
+_has_warned = False
 
 
 def _face(
@@ -215,7 +218,7 @@ def _face(
     behind: Any,
     path: tuple[str, ...],
 ) -> Any:
-    """Return what stands before a resource or a method: the last one, unless that has changed."""
+    """Return the last stand-in of a resource or method, unless the original has changed."""
     face = faces.get(path[-1])
     if face is None or face._behind != behind:
         face = faces[path[-1]] = kind(stand_in, behind, path)
@@ -225,12 +228,12 @@ def _face(
 def _made_plain(
     method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Read the arguments that run code of their own when they are read, here and not on the loop.
+    """Read here, not on the loop, the arguments that run code when they are read.
 
-    A generator of tools, say, could be slow, or ask the engine. It is read by the SDK's own
-    method of the sync client, so that what that one refuses is refused here, too.
+    A generator of tools, for example, may be slow or query the engine. The SDK's own sync method
+    reads it, so that it rejects what it would always reject.
     """
-    with contextlib.suppress(RecursionError):  # it holds itself, as the SDK will find
+    with contextlib.suppress(RecursionError):  # a value that contains itself: the SDK rejects it
         if not all(_is_plain(value) for value in (*args, *kwargs.values())):
             body = _body_of(method, args, kwargs)
             kwargs = {name: _plain(body.get(name, value)) for name, value in kwargs.items()}
@@ -251,12 +254,12 @@ def _is_plain_argument(value: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """Copy what JSON has a form for; anything else is left for the SDK to refuse."""
+    """Copy what JSON can represent; leave anything else for the SDK to reject."""
     if _is_plain(value):
         return value
     if isinstance(value, Mapping):
         return {name: _plain(each) for name, each in value.items()}
-    if isinstance(value, tuple):  # which it has to stay, if it is a file's
+    if isinstance(value, tuple):  # stays a tuple: files are given as tuples
         return tuple(_plain(each) for each in value)
     if isinstance(value, list):
         return [_plain(each) for each in value]
@@ -266,13 +269,13 @@ def _plain(value: Any) -> Any:
 def _body_of(
     method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Mapping[str, Any]:
-    """Return the body that a method of a sync resource would send, or {} if that is not known.
+    """Return the body that a method of a sync resource would send; {} if it is not known.
 
     Raises:
-        Exception: What the method raises over its arguments.
+        Exception: What the method raises for its arguments.
     """
     resource = getattr(method, "__self__", None)
-    # The SDK's own function, not that of a package which has patched it: nothing is sent here.
+    # The SDK's own function, not that of a package that patches it: nothing is sent here.
     function = inspect.unwrap(getattr(method, "__func__", method), stop=is_of_the_sdk)
     if not _is_resource(resource) or not is_of_the_sdk(function):
         return {}
@@ -285,13 +288,13 @@ def _is_resource(value: object) -> bool:
 
 
 def _name_sync_class(error: TypeError) -> None:
-    """Let the error of a wrong parameter name the resource's sync class, not the async one."""
+    """Replace the async class with the sync class in the error of a wrong parameter."""
     if error.args and str(error.args[0]).startswith("Async"):
         error.args = (str(error.args[0]).removeprefix("Async"), *error.args[1:])
 
 
 def _as_sync(result: Any, client: openai.OpenAI) -> Any:
-    """Turn an async page of a list into the sync one, whose further pages the sync client gets."""
+    """Turn an async page of a list into a sync page, whose next pages the sync client fetches."""
     name = type(result).__name__.partition("[")[0]
     if not name.startswith("Async"):
         return result

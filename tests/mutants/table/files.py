@@ -229,7 +229,7 @@ MUTANTS = [
     ),
     Mutant(
         "F29-key-in-pickle",
-        "AsyncBatchEngine.__getstate__",
+        "EngineProxy.__getstate__",
         "return state if self.pickle_key else without_keys(state)",
         "return state",
         "a pickle travels",

@@ -7,18 +7,18 @@ MUTANTS = [
         "Br1-no-on-call",
         "_Method.__call__",
         """\
-        stand_in._on_call()
+        calls.begin()
 """,
         "",
         "an engine put into symbolicai's context variable is taken away before code of others runs",
         ("test_lookup.py::test_code_of_the_application_finds_no_engine_put_for_it",),
     ),
     Mutant(
-        "Br2-copy-loses-terms",
+        "Br2-copy-escapes",
         "StandInClient._copy",
-        "return StandInClient(client, self._dispatch, self._terms, self._on_call, self._settings)",
-        "return StandInClient(client, self._dispatch, settings=self._settings)",
-        "a copied client, `with_options` in a remedy, makes its calls on the engine's terms",
+        "return StandInClient(client, self._calls, self._settings)",
+        "return client",
+        "calls of a copied client, `with_options` in a remedy, have the engine's options",
         ("test_request_options.py::TestCosts",),
     ),
     Mutant(
@@ -78,25 +78,25 @@ MUTANTS = [
     ),
     Mutant(
         "E2-attempt-timeout-engine",
-        "AsyncBatchEngine._attempt_timeout",
-        "return self.timeout if item is None or item.batch.timeout is None else item.batch.timeout",
-        "return self.timeout",
+        "EngineCalls.attempt_timeout",
+        "        if item is None or item.batch.timeout is None:",
+        "        if True:",
         "a time limit given with the call replaces the engine's",
         ("test_engine.py",),
     ),
     Mutant(
         "E3-remedy-goes-to-scheduler",
-        "AsyncBatchEngine._dispatch",
-        "            self._thread_local.query = None  # a remedy",
-        "            pass  # a remedy",
+        "EngineCalls.dispatch",
+        "                self._thread.ask = None  # calls",
+        "                pass  # calls",
         "a remedy's calls are not part of the scheduler's batch",
         ("test_engine.py",),
     ),
     Mutant(
         "E4-scheduler-callback-in-item",
-        "AsyncBatchEngine._scheduler_callback",
-        "        if callback is None or is_item():",
-        "        if callback is None:",
+        "active_callback",
+        "    if callback is None or is_item():",
+        "    if callback is None:",
         "an item's thread is driving a batch and cannot wait for the scheduler",
         ("test_engine_queries.py",),
     ),
@@ -111,17 +111,17 @@ MUTANTS = [
     Mutant(
         "E6-limit-with-scheduler",
         "AsyncBatchEngine._is_unlimited",
-        "return self.deadline is None or is_item() or self._scheduler_callback() is not None",
+        "return self.deadline is None or is_item() or active_callback(self._callback) is not None",
         "return self.deadline is None or is_item()",
         "the engine's deadline holds for a scheduler's whole batch, not again for each query",
         ("test_engine_queries.py",),
     ),
     Mutant(
         "E7-query-left-on-argument",
-        "_Query.ask",
+        "ScheduledQuery.ask",
         """\
         finally:
-            _take_query(self._argument)
+            take_query(self._argument)
         outputs""",
         """\
         finally:
@@ -132,17 +132,17 @@ MUTANTS = [
     ),
     Mutant(
         "E8-unsent-not-counted",
-        "AsyncBatchEngine._dispatch",
-        "            request.record.failed(error)  # if",
-        "            pass  # if",
+        "EngineCalls.dispatch",
+        "            request.record.failed(error)  # counts",
+        "            pass  # counts",
         "a call that never came to the loop has failed, and is counted",
         ("test_engine_queries.py",),
     ),
     Mutant(
         "E9-thread-local-query-not-restored",
-        "AsyncBatchEngine._forward_by_scheduler",
+        "EngineCalls.going_to",
         """\
-            self._thread_local.query = outer
+            self._thread.ask = outer
 """,
         """\
             pass
@@ -176,7 +176,7 @@ MUTANTS = [
     ),
     Mutant(
         "E12-group-not-shared",
-        "AsyncBatchEngine._told_batch",
+        "AsyncBatchEngine._logged_batch",
         """\
         batch.shared = BatchGroup(record.id)
 """,
@@ -212,20 +212,20 @@ MUTANTS = [
     ),
     Mutant(
         "L1-not-taken-away",
-        "take_engine_away",
+        "LookupShortcut.end",
         """\
-        _CURRENT.set(None)
-        _thread.has_put = False""",
-        "        _thread.has_put = False",
+            _CURRENT.set(None)
+            _thread.is_active = False""",
+        "            _thread.is_active = False",
         "what was put into symbolicai's context variable must not stay there",
         ("test_lookup.py",),
     ),
     Mutant(
         "L2-over-another",
-        "put_engine",
+        "LookupShortcut.__enter__",
         """\
-    if _CURRENT is None or _CURRENT.get() is not None:
-        return
+        if _CURRENT is None or _CURRENT.get() is not None:
+            return self
 """,
         "",
         "a DynamicEngine that the application entered comes first",
@@ -233,8 +233,8 @@ MUTANTS = [
     ),
     Mutant(
         "L3-found-of-another",
-        "put_engine",
-        "if found is None or found[0]() is not argument:",
+        "LookupShortcut.__enter__",
+        "if found is None or found[0]() is not self._argument:",
         "if found is None:",
         "what was found for one argument does not hold for another",
         ("test_lookup.py::test_a_block_within_a_handler_counts_the_tokens_of_what_is_asked_in_it",),
