@@ -1,4 +1,4 @@
 """One attempt over the wire: URLs, connections and clients, on the background loop.
 
-It knows HTTP, aiohttp and the SDK's clients. It must not know symbolicai, retries or pacing.
+This room knows HTTP, aiohttp and the SDK's clients. It must not know symbolicai, retries or pacing.
 """

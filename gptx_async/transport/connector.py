@@ -1,4 +1,4 @@
-"""aiohttp's pool, with what a burst of connections and a server that closes idle ones ask of it."""
+"""aiohttp's connection pool, made safe for bursts and for servers that close idle connections."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from .ramp import Ramp
 __all__ = ["Connector", "connection_noted", "may_go_again", "new_connection"]
 
 MOST_RAMPS = 64
-"""Of how many servers the pace of opening connections is remembered."""
+"""The most servers for which a ramp is kept; more only while their ramps are in use."""
 
 _needs_new: ContextVar[bool] = ContextVar("_needs_new", default=False)
 _noted: ContextVar[list[Any] | None] = ContextVar("_noted", default=None)
 
 
 class _Protocol(ResponseHandler):
-    """aiohttp's protocol, which counts its uses and notes whether anything has come in this one."""
+    """aiohttp's protocol, which counts its uses and records whether the current use got data."""
 
     uses = 0
     has_received = False
@@ -36,10 +36,9 @@ class _Protocol(ResponseHandler):
 
 
 class Connector(aiohttp.TCPConnector):
-    """A pool that opens connections at a pace, and gives out none that is known to be of no use.
+    """A pool that limits how fast it opens connections, and reuses only connections without data.
 
-    A connection on which something came that nobody asked for is of no use: aiohttp would take it
-    for the answer of the next request.
+    aiohttp would take data that came on an idle connection for the response to the next request.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -48,7 +47,7 @@ class Connector(aiohttp.TCPConnector):
         self._ramps: dict[Any, Ramp] = {}
 
     async def connect(self, req: Any, traces: list[Any], timeout: Any) -> Any:  # noqa: ASYNC109
-        """Return a connection of the pool, or a new one."""
+        """Return a pooled connection, or open a new one."""
         ramp = self._ramp_to(req.connection_key)
         missed = False
         while (connection := await self._get(req.connection_key, traces)) is None:
@@ -61,7 +60,7 @@ class Connector(aiohttp.TCPConnector):
         return connection
 
     async def _open(self, ramp: Ramp, req: Any, traces: list[Any], limits: Any) -> Any:
-        """Open a connection in a turn of the ramp; one may have come into the pool meanwhile."""
+        """Open a connection, or take one that came into the pool meanwhile, and end the turn."""
         began = self._loop.time()
         try:
             connection = await super().connect(req, traces, limits)
@@ -96,9 +95,9 @@ class Connector(aiohttp.TCPConnector):
 
 
 def _is_idle(protocol: Any) -> bool:
-    """Tell whether nothing has come on a pooled connection, in aiohttp or in the kernel.
+    """Return whether a pooled connection is open and has no unread data, in aiohttp or the kernel.
 
-    The end of the connection counts, too, as for httpcore.
+    httpcore checks its connections in the same way.
     """
     if protocol.should_close:
         return False
@@ -111,7 +110,7 @@ def _is_idle(protocol: Any) -> bool:
 
 
 def _note(protocol: Any) -> None:
-    """Count a use of a connection, and tell of it whoever has asked."""
+    """Count a use of a connection, and report it to `connection_noted`."""
     if isinstance(protocol, _Protocol):
         protocol.uses += 1
         protocol.has_received = False
@@ -121,14 +120,14 @@ def _note(protocol: Any) -> None:
 
 
 def may_go_again(protocol: Any, error: Exception) -> bool:
-    """Tell whether a request failed only because it went to a connection that the server closed.
+    """Return whether a request failed only because the server had closed an idle connection.
 
-    That is a connection used before, on which not a byte of an answer came. The request goes to a
-    new connection then, as in browsers and Go's `net/http`.
+    That is so if the connection was used before and received no byte of the response. The request
+    may then be sent on a new connection, as browsers and Go's `net/http` do.
 
     Args:
-        protocol: The connection's.
-        error: What the request ended with.
+        protocol: The connection's protocol.
+        error: The error of the request.
     """
     return (
         isinstance(protocol, _Protocol)
@@ -141,7 +140,7 @@ def may_go_again(protocol: Any, error: Exception) -> bool:
 
 @contextlib.contextmanager
 def new_connection() -> Iterator[None]:
-    """Let the requests of the block go to new connections only."""
+    """Send the requests of the block on new connections only."""
     token = _needs_new.set(True)
     try:
         yield
@@ -151,7 +150,7 @@ def new_connection() -> Iterator[None]:
 
 @contextlib.contextmanager
 def connection_noted() -> Iterator[list[Any]]:
-    """Return a list that gets the protocol of each connection which the block's requests use."""
+    """Yield a list that receives the protocol of each connection that the block's requests use."""
     noted: list[Any] = []
     token = _noted.set(noted)
     try:

@@ -1,8 +1,8 @@
-"""What a client takes from the environment when it is built: certificates and proxies.
+"""Certificates and proxies, which a client reads from the environment when it is built.
 
-The SDK's sync client reads them when it is built and keeps them. Ours is built later, on the
-background loop, and shared by engines. So they are read when an engine takes a sync client over,
-and they are a part of the key by which clients are shared.
+The SDK's sync client reads them once and keeps them. The async client is built later, on the
+background loop, and shared by engines. So they are read when an engine takes over a sync client,
+and they are part of the key by which clients are shared.
 """
 
 from __future__ import annotations
@@ -26,28 +26,31 @@ class Environment:
     """The settings that httpx reads from the environment.
 
     Attributes:
-        ca_file: Path of the file with trusted certificates, by SSL_CERT_FILE.
-        ca_folder: Path of the folder with trusted certificates, by SSL_CERT_DIR.
-        ca_state: Size and time of `ca_file` in nanoseconds: another file may take its name.
-        proxies: URL patterns of httpx, each with the URL of its proxy, or None for no proxy.
+        ca_file: Path of the file with trusted certificates, from SSL_CERT_FILE.
+        ca_folder: Path of the folder with trusted certificates, from SSL_CERT_DIR.
+        ca_state: Size in bytes and modification time in nanoseconds of `ca_file`, because its
+            content may change.
+        proxies: httpx's URL patterns, each with the URL of its proxy, or None for no proxy.
     """
 
     ca_file: str | None
     ca_folder: str | None
     ca_state: tuple[int, int] | None
-    proxies: tuple[tuple[str, str | None], ...] = field(repr=False)  # they may hold a password
+    proxies: tuple[tuple[str, str | None], ...] = field(repr=False)  # may contain a password
 
     @classmethod
     def read(cls, httpx: ModuleType) -> Self:
-        """Read the environment as it is now. Allowed in any thread.
+        """Read the current environment. Allowed in any thread.
 
         Args:
-            httpx: The package httpx or httpx2, whose rules count.
+            httpx: The package httpx or httpx2, whose rules apply.
         """
         ca_file = os.environ.get("SSL_CERT_FILE") or None
         state = None
         if ca_file is not None:
-            with contextlib.suppress(OSError):  # building a client reports it, as in the sync one
+            with contextlib.suppress(
+                OSError
+            ):  # building a client reports it, as the sync client does
                 status = os.stat(ca_file)
                 state = status.st_size, status.st_mtime_ns
         return cls(
@@ -59,11 +62,11 @@ class Environment:
 
     @property
     def parts(self) -> tuple[object, ...]:
-        """All of it, with the passwords of proxies, which its `repr` leaves out."""
+        """All fields, including the passwords of proxies, which the `repr` omits."""
         return self.ca_file, self.ca_folder, self.ca_state, self.proxies
 
     def tls_context(self, httpx: ModuleType) -> ssl.SSLContext:
-        """Build the context for TLS, as httpx does.
+        """Build the TLS context, as httpx does.
 
         Args:
             httpx: The package httpx or httpx2.
@@ -79,11 +82,11 @@ class Environment:
         return context
 
     def mounts(self, httpx: ModuleType, build: Callable[[Any], T]) -> dict[str, T | None]:
-        """Return what to give httpx's client as `mounts`.
+        """Return the argument `mounts` for httpx's client.
 
         Args:
             httpx: The package httpx or httpx2.
-            build: Given a proxy of httpx, returns the transport that uses it.
+            build: Returns the transport for a proxy of httpx.
         """
         return {
             pattern: None if url is None else build(httpx.Proxy(url))
@@ -92,9 +95,9 @@ class Environment:
 
 
 def _proxies(httpx: ModuleType) -> Mapping[str, str | None]:
-    """Return the environment's proxies by httpx's own, private, function if it has that.
+    """Return the environment's proxies by httpx's private function, or by urllib without it.
 
-    The rules of NO_PROXY differ between versions of httpx.
+    The rules for NO_PROXY differ between versions of httpx.
     """
     read = getattr(getattr(httpx, "_utils", None), "get_environment_proxies", None)
     if read is not None:

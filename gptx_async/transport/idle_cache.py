@@ -1,4 +1,4 @@
-"""What is built once per key, shared while it is used, and dropped some time after its last use."""
+"""A cache of shared resources, one per key, which are dropped some time after their last use."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ __all__ = ["IdleCache", "Lease"]
 T = TypeVar("T")
 
 LOOKED_AT = 4
-"""How many idle resources are looked at, for each one above the bound, to find one to drop."""
+"""How many idle resources are examined to find one to drop, when the cache is over its limit."""
 
 
 class Lease(Generic[T]):
-    """A resource in use; to be given back to the cache that it is from.
+    """A resource in use, to be given back to its cache.
 
     Attributes:
-        resource: What was built.
+        resource: The resource.
     """
 
     __slots__ = ("_key", "_seconds", "_unused_since", "_users", "resource")
@@ -33,15 +33,14 @@ class Lease(Generic[T]):
 
 
 class IdleCache(Generic[T]):
-    """Resources by key, which live while they are used and for some time after. Of one loop.
+    """Resources by key, kept while they are used and for some time after. Of one loop.
 
-    What is in use is never dropped.
+    A resource in use is never dropped.
 
     Args:
-        most: How many resources are kept; above it the one that was unused longest is dropped at
-            once.
-        close: Awaited on the loop for a resource that is dropped.
-        may_drop: Tells whether an unused resource may be dropped.
+        most: The most resources to keep. Above it the longest unused one is dropped at once.
+        close: Awaited on the loop for each resource that is dropped.
+        may_drop: Returns whether an unused resource may be dropped.
     """
 
     def __init__(
@@ -54,7 +53,7 @@ class IdleCache(Generic[T]):
         self._close = close
         self._may_drop = may_drop
         self._leases: dict[Hashable, Lease[T]] = {}
-        self._idle: OrderedDict[Hashable, Lease[T]] = OrderedDict()  # the longest unused first
+        self._idle: OrderedDict[Hashable, Lease[T]] = OrderedDict()  # longest unused first
         self._timer: asyncio.TimerHandle | None = None
         self._closing: set[asyncio.Future[None]] = set()
 
@@ -62,12 +61,13 @@ class IdleCache(Generic[T]):
         return len(self._leases)
 
     def take(self, key: Hashable, build: Callable[[], T], seconds: float) -> Lease[T]:
-        """Return the resource under a key, built if there is none, to be given back after its use.
+        """Return a lease of the resource for a key; end it with `give_back`.
 
         Args:
-            key: What tells this resource from others.
-            build: Called if nothing stands under the key.
-            seconds: How long it may be unused before it is dropped; the latest user's figure holds.
+            key: The key.
+            build: Builds the resource if the cache has none for the key.
+            seconds: How long the resource may be unused before it is dropped. The latest call's
+                value applies.
         """
         lease = self._leases.get(key)
         if lease is None:
@@ -96,7 +96,7 @@ class IdleCache(Generic[T]):
             self._timer = loop.call_at(due, self._sweep)
 
     async def close(self) -> None:
-        """Close everything."""
+        """Close all resources, also those in use."""
         if self._timer is not None:
             self._timer.cancel()
         self._idle.clear()
@@ -113,7 +113,7 @@ class IdleCache(Generic[T]):
             self._idle.move_to_end(lease._key)
 
     def _sweep(self) -> None:
-        """Drop what was unused for long enough, and look again when the next may be due."""
+        """Drop resources that were unused for long enough, and schedule the next sweep."""
         self._timer = None
         loop = asyncio.get_running_loop()
         now = loop.time()

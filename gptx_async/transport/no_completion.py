@@ -1,7 +1,7 @@
-"""Responses of status 200 that hold no completion: a login page, or an error in JSON.
+"""Responses of status 200 without a completion: a login page, or an error in JSON.
 
-symbolicai's engines fail on them by a TypeError or an AttributeError that says nothing of the
-server; a note on that exception does. OpenRouter sends its errors, 429 too, in this way.
+symbolicai's engines raise a TypeError or an AttributeError for them, which does not mention the
+server. A note on the exception quotes the response. OpenRouter sends errors in this way, even 429.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from .httpx_package import httpx_of
 __all__ = ["error_in", "note_of"]
 
 MOST_CHARACTERS = 200
-"""How much of a body a note quotes."""
+"""The most characters of a body that a note quotes."""
 
 _STATUS_OF_CODE = {"rate_limit_exceeded": 429, "server_error": 500}
-"""The codes of the Responses API, which are words
+"""Error codes of the Responses API, which are words, and their statuses
 (https://platform.openai.com/docs/api-reference/responses/object)."""
 
 
 def note_of(response: Any, status: int) -> str | None:
-    """Return what the server answered in place of a completion; None if it is one.
+    """Return a note that quotes a response without a completion; None for a completion.
 
     Args:
-        response: What the SDK's method returned.
+        response: The return value of the SDK's method.
         status: The HTTP status.
     """
     if isinstance(response, pydantic.BaseModel):
@@ -51,12 +51,12 @@ def note_of(response: Any, status: int) -> str | None:
 def error_in(
     response: Any, headers: Mapping[str, str], base_url: str
 ) -> openai.APIStatusError | None:
-    """Return the error of a 429 or 5xx that a response of status 200 reports; else None.
+    """Return the 429 or 5xx error that a response of status 200 reports, or None.
 
     Args:
-        response: What the SDK's method returned.
+        response: The return value of the SDK's method.
         headers: The headers of the response.
-        base_url: Where the request went.
+        base_url: The base URL of the request.
     """
     error = _error_of(response)
     status = _status_of(error)
@@ -74,7 +74,7 @@ def error_in(
 
 
 def _error_of(response: Any) -> Mapping[str, Any] | None:
-    """Return the error that stands in a response, or in one of its choices."""
+    """Return the error in a response or in one of its choices, or None."""
     if not isinstance(response, pydantic.BaseModel):
         return None
     for each in (response, *(getattr(response, "choices", None) or ())):
@@ -87,7 +87,7 @@ def _error_of(response: Any) -> Mapping[str, Any] | None:
 
 
 def _status_of(error: Mapping[str, Any] | None) -> int | None:
-    """Return the status of an error that may be tried again."""
+    """Return the status of an error that may be retried, else None."""
     code = None if error is None else error.get("code", error.get("status"))
     if not isinstance(code, int):
         text = str(code)

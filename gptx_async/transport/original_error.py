@@ -1,4 +1,4 @@
-"""Errors that stand for others, and copies of errors.
+"""Errors that replace others, and copies of errors.
 
 The rooms above know only the exceptions of OpenAI's SDK. Where another SDK's client raises an
 error, an OpenAI error carries the original, and the calling thread gets the original back.

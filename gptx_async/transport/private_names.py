@@ -1,4 +1,4 @@
-"""The private names of aiohttp, openai and httpx that the transport uses."""
+"""The private names of aiohttp, openai and httpx that transport/ uses, each with a check."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _HTTPX = httpx_of(openai)
 
 _SLOWER = "the SDK sends every call, which takes more processor time"
 _NEW_CONNECTIONS = "no connection is used twice"
-_IN_CALLER = "each call is made by the sync client, in the thread that asks"
+_IN_CALLER = "the sync client makes each call, in the calling thread"
 
 
 def _takes(owner: Any, name: str, *parameters: str) -> Callable[[], bool]:
-    """Return a check that a method exists, and takes these parameters after `self`."""
+    """Return a check that a method exists and has these parameters after `self`."""
     return lambda: [*inspect.signature(getattr(owner, name)).parameters][1:] == [*parameters]
 
 
@@ -44,7 +44,7 @@ def _takes_request_id() -> bool:
 
 
 def has_settings(client: Any) -> bool:
-    """Tell whether a sync client's settings can be read, by the names that hold them."""
+    """Return whether a sync client has the attributes that hold its settings."""
     return (
         hasattr(client, "_client")
         and hasattr(client, "_custom_headers")
@@ -98,7 +98,7 @@ FAST_PATH = (
         _has(lambda: _HTTPX.AsyncClient, "_transport_for_url"),
     ),
 )
-"""What a call past the SDK needs."""
+"""The names that a route past the SDK needs."""
 
 POOL = (
     PrivateName(
@@ -120,7 +120,7 @@ POOL = (
         ),
     ),
 )
-"""What the pool needs to give out no connection on which something came unasked."""
+"""The names that the pool needs to detect data that came on an idle connection."""
 
 NAMES = (
     *FAST_PATH,
@@ -134,13 +134,13 @@ NAMES = (
     PrivateName(
         "openai",
         "SyncPage._set_private_attributes",
-        "a list of models, for example, comes as the SDK's asynchronous page",
+        "a list, for example of models, is the SDK's asynchronous page",
         _has(lambda: openai.pagination.SyncPage, "_set_private_attributes"),
     ),
     PrivateName(
         _HTTPX.__name__,
         "_utils.get_environment_proxies",
-        "proxies are read by urllib's rules for NO_PROXY",
+        "urllib's rules for NO_PROXY apply",
         _has(lambda: sys.modules[f"{_HTTPX.__name__}._utils"], "get_environment_proxies"),
     ),
 )

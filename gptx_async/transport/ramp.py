@@ -1,9 +1,9 @@
-"""How many connections may be opened to one server at once: more as they succeed, else fewer.
+"""Limit how many connections are opened to one server at once; the limit grows with success.
 
-A server's queue of connections that it has not accepted yet is short (5 by default for Python's
-`socketserver`). The kernel drops what does not fit, and TCP tries again after 1, 3 and 7 s, so that
-256 connections opened at once take longer than a few at a time. This is TCP's slow start (RFC
-5681), with connections in the place of packets.
+A server queues only a few connections that it has not accepted yet (5 by default in Python's
+`socketserver`). The kernel drops the rest, and TCP retries after 1, 3 and 7 s, so opening 256
+connections at once takes longer than opening a few at a time. The limit follows TCP's slow start
+(RFC 5681), applied to connections in place of packets.
 """
 
 from __future__ import annotations
@@ -15,23 +15,24 @@ from collections import deque
 __all__ = ["Ramp"]
 
 START = 16
-"""How many connections may be opened at once before anything is known of the server."""
+"""The first limit, before anything is known about the server."""
 
 LEAST = 4
+"""The lowest limit."""
 
 DROPPED_SECONDS = 0.9
-"""A connection that took this long was dropped and tried again, after TCP's 1 s (RFC 6298)."""
+"""A connection that takes this long was dropped once: TCP retries after 1 s (RFC 6298)."""
 
 SLOWER = 3
-"""A connection to a distant server counts as dropped if it took so many times the quickest."""
+"""To a distant server, a connection counts as dropped if it takes this many times the quickest."""
 
 
 class Ramp:
-    """Says when the next connection to one server may be opened. Of one loop."""
+    """Decides when the next connection to one server may be opened. Of one loop."""
 
     def __init__(self) -> None:
         self.limit = float(START)
-        """How many may be opened at once now."""
+        """How many connections may be opened at once now."""
         self._threshold = math.inf  # above it the limit grows slowly
         self._opening = 0
         self._waiting: deque[asyncio.Future[bool]] = deque()
@@ -41,23 +42,23 @@ class Ramp:
 
     @property
     def is_unused(self) -> bool:
-        """Whether nobody opens a connection or waits to."""
+        """Whether no connection is being opened or waited for."""
         return not self._opening and not self._waiting
 
     async def turn(self, patience: float | None, *, first: bool = False) -> bool:
-        """Wait for the turn to open a connection, or until a pooled one was given back.
+        """Wait for a turn to open a connection, or until a connection returns to the pool.
 
         Args:
-            patience: Seconds without any connection opened after which it gives up; None for no
-                limit.
-            first: Whether to wait before all others, after a pooled connection was missed.
+            patience: Seconds to wait while no caller opens a connection; None for no limit.
+            first: Whether to wait ahead of all others, because another request took the pooled
+                connection.
 
         Returns:
-            Whether a connection may be opened, which ends by `opened` or `failed`. Else the pool is
-            worth a look.
+            True if a connection may be opened; end the turn with `opened`, `failed` or `unused`.
+            False if the pool may have a connection.
 
         Raises:
-            TimeoutError: No connection was opened, by anyone, for as long as `patience`.
+            TimeoutError: No connection to this server was opened for `patience` seconds.
         """
         if self._opening < self.limit and not self._waiting:
             self._opening += 1
@@ -70,7 +71,7 @@ class Ramp:
             return await turn
         except asyncio.CancelledError:
             came = turn.done() and not turn.cancelled() and turn.exception() is None
-            if came and turn.result():  # in the moment before the cancellation
+            if came and turn.result():  # just before the cancellation
                 self._leave()
             raise
         finally:
@@ -78,7 +79,11 @@ class Ramp:
                 timer.cancel()
 
     def opened(self, began: float) -> None:
-        """End a turn: the connection that was begun at a time of the loop's clock is open."""
+        """End a turn in which a connection was opened.
+
+        Args:
+            began: When its opening began, by the loop's clock.
+        """
         self._opened_at = now = asyncio.get_running_loop().time()
         took = now - began
         self._quickest = min(self._quickest, took)
@@ -89,34 +94,38 @@ class Ramp:
         self._leave()
 
     def failed(self, began: float) -> None:
-        """End a turn: there is no connection."""
+        """End a turn in which no connection could be opened.
+
+        Args:
+            began: When its opening began, by the loop's clock.
+        """
         self._cut(began, asyncio.get_running_loop().time())
         self._leave()
 
     def unused(self) -> None:
-        """End a turn in which no connection was begun."""
+        """End a turn in which no new connection was needed, or its opening was cancelled."""
         self._leave()
 
     def given_back(self) -> None:
-        """Let the first who waits look into the pool; called when a connection is given back."""
+        """Let the first waiter look into the pool; called when a connection is released."""
         if self._waiting:
-            # The connection is in the pool only after this call.
+            # The connection is in the pool only after this call returns.
             asyncio.get_running_loop().call_soon(self._wake)
 
     def _look_at(self, turn: asyncio.Future[bool], patience: float, since: float) -> None:
-        """End a wait if no connection was opened since a time."""
+        """End a wait with a TimeoutError if no connection was opened since a time."""
         if turn.done():
             return
         if self._opened_at <= since:
             turn.set_exception(TimeoutError())
             return
-        # The wait goes on from the last success. A timer that is left over does nothing.
+        # Wait on from the last success. A timer of a wait that is over does nothing.
         loop = asyncio.get_running_loop()
         at = self._opened_at + patience
         loop.call_at(at, self._look_at, turn, patience, self._opened_at)
 
     def _cut(self, began: float, now: float) -> None:
-        """Halve the limit, once for all that were begun before the last time."""
+        """Halve the limit, once for all connections that began before the last cut."""
         if began > self._cut_at:
             self.limit = self._threshold = max(float(LEAST), self.limit // 2)
             self._cut_at = now

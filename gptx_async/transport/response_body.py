@@ -1,7 +1,7 @@
-"""The body of a response: read and decoded within a bound, and a large one off the loop.
+"""Read and decode response bodies within a size limit, large bodies off the loop.
 
-A megabyte of gzip can become a gigabyte. Decoded and parsed on the loop it would hold up every
-call of the process (httpx reads a body in one go, without a bound).
+A megabyte of gzip can decode to a gigabyte. httpx reads and decodes a body at once, without a
+limit; on the loop this would delay every call of the process.
 """
 
 from __future__ import annotations
@@ -30,49 +30,49 @@ __all__ = [
 T = TypeVar("T")
 
 MAX_RESPONSE_BYTES = 64 * 2**20
-"""How long a response may be, decoded, when its engine does not say."""
+"""The default size limit of a decoded response."""
 
 LARGE_BYTES = 256 * 2**10
-"""Up to this size a body is decoded and parsed on the loop, which takes about a millisecond."""
+"""Bodies up to this size are decoded and parsed on the loop, in about a millisecond."""
 
 _PIECE_BYTES = 4096
-"""How much of a compressed body is decoded at a time; some decoders of httpx have no bound."""
+"""How much of a compressed body is decoded at a time. Some of httpx's decoders have no limit."""
 
 _ENCODING, _HEADERS = "content-encoding", "gptx_async_headers"
 
 
 class ResponseTooLarge(BaseException):
-    """Takes a response that is too large out of the SDK, which would retry an `Exception`."""
+    """Leaves the SDK when a response is too large. The SDK would retry an `Exception`."""
 
 
 class _Leave:
-    """What a coroutine under `drive` gives to its driver to go on in a thread."""
+    """What a coroutine yields to `drive` to continue in a thread."""
 
 
 _LEAVE = _Leave()
 
 
 def check_length(size: int, most: int | None) -> None:
-    """Check how long a response is so far, or how long it says to be.
+    """Check the received or declared size of a response, in bytes, against its limit.
 
     Raises:
-        ResponseTooLarge: It is longer than it may be.
+        ResponseTooLarge: The size is above the limit.
     """
     if most is not None and size > most:
         raise ResponseTooLarge
 
 
 async def decoded(httpx: Any, headers: Any, body: bytes, most: int | None) -> bytes:
-    """Decode a body by its Content-Encoding, as httpx does; what is large in a thread.
+    """Decode a body by its Content-Encoding, as httpx does, in a thread if it is large.
 
     Args:
-        httpx: The module, httpx2 for openai 3.
-        headers: The response's headers, or the pairs of them.
-        body: The body as it came.
-        most: How long the result may be, in bytes; None for no bound.
+        httpx: The package httpx or httpx2.
+        headers: The response's headers, or pairs of name and value.
+        body: The body as received.
+        most: The size limit of the result, in bytes; None for no limit.
 
     Raises:
-        ResponseTooLarge: It is longer than it may be.
+        ResponseTooLarge: The result is longer than `most`.
         Exception: httpx's DecodingError.
     """
     source = httpx.Response(200, headers=headers, stream=_pieces_of(httpx, body))
@@ -85,7 +85,7 @@ async def decoded(httpx: Any, headers: Any, body: bytes, most: int | None) -> by
 
 
 def _collect(pieces: Iterator[bytes], parts: list[bytes], until: int, most: int | None) -> bool:
-    """Add pieces to the parts up to a size; tell whether there are no more."""
+    """Add pieces to the parts up to a size; return whether all pieces were added."""
     size = sum(map(len, parts))
     for piece in pieces:
         parts.append(piece)
@@ -106,17 +106,17 @@ def _pieces_of(httpx: Any, body: bytes) -> Any:
 
 
 async def read_bounded(response: Any, most: int | None) -> None:
-    """Read and decode the body of a response of httpx, before httpx does.
+    """Read and decode the body of httpx's response before httpx does.
 
-    To be an event hook of the client; `restore_headers` has to follow.
+    Call it from an event hook of httpx's client, and `restore_headers` after the client's `send`.
 
     Args:
         response: The response, of which only the head was read.
-        most: How long the body may be, in bytes; None for no bound.
+        most: The size limit of the decoded body, in bytes; None for no limit.
 
     Raises:
-        ResponseTooLarge: It is longer than it may be.
-        Exception: What httpx raises when it cannot read or decode a body.
+        ResponseTooLarge: The body is longer than `most`.
+        Exception: As httpx raises when it cannot read or decode a body.
     """
     length = response.headers.get("content-length", "")
     check_length(int(length) if length.isdecimal() else 0, most)
@@ -137,22 +137,22 @@ async def read_bounded(response: Any, most: int | None) -> None:
 
 
 def restore_headers(response: Any) -> None:
-    """Give a response, and those that led to it, the headers that came."""
+    """Restore the received headers of a response and of the redirects before it."""
     for each in (*response.history, response):
         each.headers = each.extensions.pop(_HEADERS, each.headers)
 
 
 @types.coroutine
 def leave_loop() -> Generator[Any, None, None]:
-    """Let the rest of a coroutine that `drive` runs go on in a thread."""
+    """Continue the coroutine, which `drive` runs, in a thread."""
     yield _LEAVE
 
 
 @types.coroutine
 def drive(coroutine: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
-    """Run a coroutine; after it has awaited `leave_loop`, in a thread up to its next wait.
+    """Run a coroutine; after it awaits `leave_loop`, it runs in a thread until it waits again.
 
-    Its context variables are its own, in the thread as well.
+    The coroutine has a copy of the context, in the thread, too.
     """
     context = contextvars.copy_context()
     step: Callable[[Any], Any] = coroutine.send
@@ -178,8 +178,8 @@ def drive(coroutine: Coroutine[Any, Any, T]) -> Generator[Any, Any, T]:
 
 
 def _step(coroutine: Coroutine[Any, Any, T]) -> tuple[bool, Any]:
-    """Go on with a coroutine; return whether it is done, and its result or what it waits for."""
+    """Run a coroutine to its next wait; return whether it is done, and its result or future."""
     try:
         return False, coroutine.send(None)
-    except StopIteration as stop:  # which no future can hold
+    except StopIteration as stop:  # a future cannot hold it
         return True, stop.value

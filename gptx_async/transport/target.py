@@ -1,7 +1,7 @@
-"""Where a request goes and what its head says: byte for byte as httpx would send it.
+"""Send URL and headers of a request through aiohttp, byte for byte as httpx would.
 
-aiohttp's own URLs normalize percent-encoding: `%3A` in a path is decoded, and `%2F` in a query,
-which breaks signed queries and strict gateways (aiohttp#4307, aiohttp#5512). httpx leaves them.
+aiohttp normalizes percent-encoding in URLs: it decodes `%3A` in a path and `%2F` in a query, which
+breaks signed queries and strict gateways (aiohttp#4307, aiohttp#5512). httpx does not.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ __all__ = ["SessionAsGiven", "add_credentials", "headers_of", "problem_of", "tar
 
 
 def target_of(url: Any) -> yarl.URL:
-    """Return aiohttp's URL for one of httpx, with the same bytes in the request line.
+    """Convert a URL of httpx to aiohttp's, with the same bytes in the request line.
 
-    User and password are left out: aiohttp refuses them beside an Authorization header, and
-    `add_credentials` sends them as httpx does.
+    User and password are left out, because aiohttp rejects them together with an Authorization
+    header. `add_credentials` sends them as httpx does.
 
     Args:
         url: An absolute URL of httpx or httpx2.
@@ -33,13 +33,13 @@ def target_of(url: Any) -> yarl.URL:
     address = _ipv4_of(url.raw_host.decode("ascii"))
     if address is not None:
         authority = address if url.port is None else f"{address}:{url.port}"
-    # yarl drops a '?' with nothing after it, so the query goes in as a part of the path.
+    # yarl drops a '?' at the end, so the query is passed as a part of the path.
     path = url.raw_path.decode("ascii")
     return yarl.URL.build(scheme=url.scheme, authority=authority, path=path, encoded=True)
 
 
 def _ipv4_of(host: str) -> str | None:
-    """Return the address that a short form such as `127.1` stands for; aiohttp refuses those."""
+    """Return the full form of an address such as `127.1`, which aiohttp rejects, or None."""
     if host.replace(".", "").isdigit():
         with contextlib.suppress(OSError):
             return socket.inet_ntoa(socket.inet_aton(host))
@@ -47,13 +47,13 @@ def _ipv4_of(host: str) -> str | None:
 
 
 def problem_of(url: Any) -> tuple[str, str] | None:
-    """Return why no request can be sent to a URL, in the words of the SDK's default client.
+    """Return why no request can be sent to a URL, with the text of the SDK's default client.
 
     Args:
         url: A URL of httpx or httpx2.
 
     Returns:
-        The name of httpx's error and its text; None if there is nothing wrong.
+        The name of httpx's error class and its text; None if the URL is valid.
     """
     if not url.scheme:
         return (
@@ -71,7 +71,7 @@ def problem_of(url: Any) -> tuple[str, str] | None:
 
 
 def headers_of(request: Any) -> CIMultiDict[str]:
-    """Return the headers of a request of httpx, in their order and with their capitals."""
+    """Return the headers of httpx's request, with their order and case."""
     encoding = request.headers.encoding
     return CIMultiDict(
         (name.decode(encoding), value.decode(encoding)) for name, value in request.headers.raw
@@ -79,7 +79,7 @@ def headers_of(request: Any) -> CIMultiDict[str]:
 
 
 def add_credentials(request: Any) -> None:
-    """Put the user and password of a request's URL into its headers, as httpx does to send it."""
+    """Move user and password from a request's URL to its Authorization header, as httpx does."""
     url = request.url
     if url.username or url.password:
         httpx = package_of(type(request))
@@ -88,13 +88,13 @@ def add_credentials(request: Any) -> None:
 
 
 class SessionAsGiven:
-    """aiohttp's session for one request of httpx, whose URL and headers it does not change.
+    """Sends one request of httpx by aiohttp's session, with its URL and headers unchanged.
 
-    Stands in for the session inside the SDK's aiohttp transport.
+    It stands in for the session in the SDK's aiohttp transport.
 
     Args:
         session: aiohttp's session.
-        request: The request of httpx.
+        request: httpx's request.
     """
 
     def __init__(self, session: aiohttp.ClientSession, request: Any) -> None:
@@ -103,10 +103,10 @@ class SessionAsGiven:
         self._options: dict[str, Any] = {}
 
     def request(self, **options: Any) -> Self:
-        """Prepare the request, as `aiohttp.ClientSession.request` does; it is sent when entered."""
+        """Prepare the request, as `aiohttp.ClientSession.request` does; entering it sends it."""
         options["url"] = target = target_of(self._request.url)
         options["headers"] = headers = headers_of(self._request)
-        if options.get("proxy") and target.scheme == "http":  # else they are for the tunnel alone
+        if options.get("proxy") and target.scheme == "http":  # for https only the tunnel gets them
             headers.extend(options["proxy_headers"] or {})
         self._options = options
         return self

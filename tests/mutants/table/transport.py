@@ -461,7 +461,7 @@ MUTANTS = [
         "W46-cancelled-turn-lost",
         "Ramp.turn",
         """\
-            if came and turn.result():  # in the moment before the cancellation
+            if came and turn.result():  # just before the cancellation
                 self._leave()
 """,
         "",
