@@ -1,6 +1,6 @@
-"""The client of Cerebras's own SDK: on the loop as OpenAI's, to the caller its own.
+"""The client of Cerebras's SDK: errors are OpenAI's on the loop and Cerebras's for the caller.
 
-That its engine does what symbolicai's own does is shown case by case in tests/differential.
+tests/differential compares its engine with symbolicai's own, case by case.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MESSAGES = [{"role": "user", "content": "Which colour?"}]
 
 
 def argument(text: str, **kwargs: Any) -> Any:
-    """An argument as symbolicai's decorators build it, not prepared."""
+    """Return an argument as symbolicai's decorators build it, before `prepare`."""
     argument = Argument((), kwargs, {"prompt": "Answer."})
     argument.prop.instance = Symbol(text)
     argument.prop.processed_input = text
@@ -35,13 +35,13 @@ def argument(text: str, **kwargs: Any) -> Any:
 @pytest.fixture
 def engine(engine_repository: Any, fake_openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("CEREBRAS_BASE_URL", fake_openai.base_url.removesuffix("/v1"))
-    # The waits of the engine's own retries, as short as can be.
+    # The shortest waits of the engine's own retries.
     monkeypatch.setattr(
         "gptx_async.symbolicai.v1.retry_sleep._Time.sleep", lambda _self, _seconds: None
     )
     fake_openai.reply = lambda request: f"answer to {request.user_text}"
     engine = gptx_async.install(KEY, MODEL, client_max_retries=0, rate_limit_patience=0)
-    fake_openai.clear()  # its constructor warms a connection
+    fake_openai.clear()  # its constructor opens a connection
     return engine
 
 

@@ -1,4 +1,4 @@
-"""A request that meets a closed connection of the pool goes to a new one, once."""
+"""A request that fails on a closed pooled connection is sent again on a new one, once."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ Ending = Callable[[socket.socket], object]
 
 
 class ClosingServer(HostileServer):
-    """Answers the first request of each connection, and ends the connection at the second.
+    """Answers the first request on each connection, and ends the connection at the second.
 
     Attributes:
-        ending: What it does with a second request.
-        first: What it does with a first one.
+        ending: Handles a second request.
+        first: Handles a first request.
     """
 
     def __init__(self, ending: Ending) -> None:
@@ -132,7 +132,7 @@ def test_what_is_not_answered_in_time_is_not_sent_again(path: str) -> None:
 
 @pytest.mark.parametrize("unread", [b"HTTP/1.1 200 OK\r\n\r\n", b""], ids=["bytes", "the end"])
 def test_a_connection_with_something_unread_is_not_given_out(unread: bytes) -> None:
-    """The kernel has it, and the loop has had no turn in which to read it."""
+    """The data is in the kernel; the loop has not read it yet."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = yarl.URL(f"http://127.0.0.1:{listener.getsockname()[1]}/")
 

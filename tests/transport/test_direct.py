@@ -1,4 +1,4 @@
-"""The POST of a chat call, made without the SDK's `create`: the same bytes, or none at all."""
+"""The POST of a chat call without the SDK's `create` sends the same bytes, or is not planned."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_a_patched_create_gets_the_call(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def annotations_of(kind: Any, seen: set[Any]) -> Iterator[Any]:
-    """Walk through all that a type is made of."""
+    """Yield a type and all types that it is made of."""
     if id(kind) in seen:
         return
     seen.add(id(kind))
@@ -106,7 +106,7 @@ def annotations_of(kind: Any, seen: set[Any]) -> Iterator[Any]:
 
 
 def test_no_argument_of_chat_is_renamed_or_formatted_by_the_sdk() -> None:
-    """That is what makes the walk along the annotations needless for plain JSON."""
+    """So the SDK's transform by annotations changes nothing in plain JSON."""
     found = [*annotations_of(completion_create_params.CompletionCreateParamsNonStreaming, set())]
     assert len(found) > 100, "the walk comes to the messages and the tools"
     infos = [each for each in found if isinstance(each, PropertyInfo)]

@@ -1,6 +1,6 @@
-"""Proxies and certificates of the environment: each engine has those of when it was built.
+"""Proxies and certificates of the environment: each engine keeps those it was built with.
 
-The sync client of the same moment says what is right.
+Each test compares with a sync client that was built at the same time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CLASSES = pytest.mark.parametrize("engine_class", [GPTXChatEngine, AsyncGPTXBatc
 
 
 def saying(text: str) -> Callable[[Received, socket.socket], None]:
-    """Make what answers each request with a text."""
+    """Return a handler that answers each request with a text."""
 
     def respond(_received: Received, connection: socket.socket) -> None:
         connection.sendall(answer(text))

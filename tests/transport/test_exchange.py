@@ -1,6 +1,6 @@
-"""What an exchange raises where no connection can be had: as `aiohttp.ClientSession.request` does.
+"""Errors of an exchange without a connection are those of `aiohttp.ClientSession.request`.
 
-That an exchange comes to the same as the SDK's own path is shown in `test_wire.py`.
+`test_wire.py` compares exchanges with the SDK's own path.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ URL = yarl.URL("http://127.0.0.1:9/v1/chat/completions")
 
 
 class Connector(aiohttp.TCPConnector):
-    """Fails as it is told, as no server on loopback can make it."""
+    """Fails with a given error, which no server on loopback can cause."""
 
     failure: Exception
 
@@ -30,7 +30,7 @@ class Connector(aiohttp.TCPConnector):
 
 
 def raised_by(post: str, failure: Exception | None = None) -> BaseException:
-    """Return what a post raises, by an exchange or by aiohttp's session itself."""
+    """Return the error of a POST by an exchange or by aiohttp's session."""
 
     async def run() -> BaseException:
         connector = Connector()

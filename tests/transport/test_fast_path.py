@@ -1,4 +1,4 @@
-"""The fast path can be turned off: then the SDK sends every call."""
+"""With the fast path turned off the SDK sends every call."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ACCOUNT = ("sk-of-the-tests", "gpt-4o-mini")
 
 @pytest.fixture
 def senders(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Who sends: our own exchange, or the SDK's method."""
+    """Record what sends each call: the package's exchange or the SDK's method."""
     seen: list[str] = []
 
     def watch(kind: type, name: str, sender: str) -> None:

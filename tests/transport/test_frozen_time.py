@@ -1,6 +1,6 @@
-"""Calls within a frozen time, beside the sync engine: what waits must not wait for ever.
+"""Calls while time is frozen, compared with the sync engine: no wait may last forever.
 
-In child processes: a frozen clock reaches every thread of its process.
+The tests use child processes, because a frozen clock affects every thread of its process.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ ask("thawed")
 
 
 class FailsOnce:
-    """Answers each text with the status at its end when it is first asked."""
+    """Answers a text at first with the status at its end, then normally."""
 
     def __init__(self) -> None:
         self._seen: set[str] = set()
@@ -102,7 +102,7 @@ def test_a_retry_ends_within_a_frozen_time_and_after_it(
 @pytest.mark.timeout(200)
 @pytest.mark.slow
 def test_the_fake_server_answers_within_a_frozen_time() -> None:
-    """freezegun reads every name of every module, and symbolicai can't be imported by then."""
+    """symbolicai must not be imported before: freezegun reads every name of every module."""
     completed = run_child(
         """
 import freezegun, openai, symai

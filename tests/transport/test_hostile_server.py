@@ -1,8 +1,8 @@
-"""A server that does not keep to HTTP, to JSON or to its own word.
+"""A server that breaks HTTP, JSON or its own declarations.
 
-Each case is told to `GPTXChatEngine` and to ours by the same bytes: ours does what it does, or
-raises a typed error; it never hangs, the other items of a batch are answered, and so is the next
-call.
+In each case `GPTXChatEngine` and the package's engine get the same bytes. The package's engine does
+the same as the other or raises a typed error. It never hangs, and it answers the other items of a
+batch and the next call.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ from support.hostile import (
 KEY, MODEL = "sk-of-the-hostile-server", "gpt-4o-mini"
 
 DEADLINE = 20.0
-"""Seconds within which each way to ask ends, whatever the server does: else it hangs."""
+"""Seconds within which each call must end, whatever the server does."""
 
 InThread = Callable[..., concurrent.futures.Future[Any]]
 
-# What closes the connection says so: else the next request may go out on it in the last moment, to
-# which the sync engine has no answer either.
+# A response after which the server closes the connection says so. Otherwise the next request might
+# be sent on the closing connection, which the sync engine cannot handle either.
 CLOSE = b"connection: close\r\n"
 JSON_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n" + CLOSE
 BODY = json.dumps(completion("the answer")).encode()
@@ -58,7 +58,7 @@ def good(received: Received) -> bytes:
 
 
 def for_bad_ones(hostile: Respond) -> Respond:
-    """Make what answers regularly, but for a question that says 'bad'."""
+    """Return a handler that answers normally, except for a question that contains 'bad'."""
 
     def respond(received: Received, connection: socket.socket) -> object:
         if "bad" in received.question:
@@ -70,7 +70,7 @@ def for_bad_ones(hostile: Respond) -> Respond:
 
 
 def sending(content: bytes) -> Respond:
-    """Make what sends these bytes, and closes the connection."""
+    """Return a handler that sends these bytes and closes the connection."""
 
     def respond(_received: Received, connection: socket.socket) -> bool:
         connection.sendall(content)
@@ -116,7 +116,7 @@ CONNECTION_ERROR = (
 
 
 def ask_sync(subject: Subject) -> Any:
-    """Ask the sync engine for a bad item, and let the server close what it wants to close."""
+    """Send a bad item by the sync engine, and let the server close its connections."""
     outcome = subject.ask(subject.sync, "bad")
     subject.server.settle()
     return outcome
@@ -125,11 +125,11 @@ def ask_sync(subject: Subject) -> Any:
 def check_like_sync(
     subject: Subject, differently: Any = None, check: Callable[[Any, Any], object] | None = None
 ) -> Any:
-    """Ask for a bad item in each way; return the outcome of ours, asked alone.
+    """Send a bad item by both engines, alone and in a batch; return our engine's outcome alone.
 
     Args:
-        subject: Both engines; the outcome is the same, one by one and in a batch.
-        differently: The outcome of ours where it is known to differ from the sync engine's.
+        subject: Both engines, whose outcomes must be the same.
+        differently: Our engine's outcome where it is known to differ from the sync engine's.
         check: Compares the sync engine's outcome with ours, in place of `==`.
     """
     expected = ask_sync(subject)
@@ -141,7 +141,7 @@ def check_like_sync(
         assert alone == differently != expected
     else:
         assert alone == expected
-    # The bad one last: of a damaged head it may not be known that it closes the connection.
+    # The bad item comes last: a damaged head may not tell that the connection closes.
     batch = subject.ask_batch("first", "second", "bad")
     subject.server.settle()
     assert batch == [answered("first"), answered("second"), alone]
@@ -151,7 +151,7 @@ def check_like_sync(
 
 @pytest.fixture(scope="module")
 def module_engines() -> Iterator[tuple[HostileServer, Any, AsyncGPTXBatchEngine]]:
-    """Build the engines once, for it takes a while; with a timeout, should something hang."""
+    """Build the engines once, because it is slow, and with a timeout in case a call hangs."""
     environment = pytest.MonkeyPatch()
     with HostileServer(lambda received, connection: connection.sendall(good(received))) as server:
         environment.setenv("OPENAI_BASE_URL", server.base_url)
@@ -305,7 +305,7 @@ DIFFERENTLY = {
         "APIStatusError",
     ),
 }
-"""Answers that aiohttp's parser does not take as httpx's does. It is stricter in three of them."""
+"""Responses that aiohttp's parser treats unlike httpx's. It is stricter in three cases."""
 
 
 @pytest.mark.parametrize("name", ANSWERS)
@@ -320,7 +320,7 @@ REGULAR = ["gzip", "chunks", "no length", "text/plain", "200 times Continue", "b
 
 @pytest.mark.parametrize("name", REGULAR)
 def test_what_the_sync_client_bears_is_borne(subject: Subject, name: str) -> None:
-    """So that a connection error for all would not do."""
+    """Without this test an engine that always raises a connection error would pass the others."""
     subject.server.respond = sending(ANSWERS[name])
     assert check_like_sync(subject) == ask_sync(subject)
 
@@ -340,7 +340,7 @@ def test_a_redirect_to_another_host_does_not_take_the_key_along(
 
 
 def test_a_redirect_within_the_host_takes_the_key_along(subject: Subject) -> None:
-    """Which shows that the test above can fail."""
+    """This shows that the test above can fail."""
 
     def respond(received: Received, connection: socket.socket) -> bool:
         if received.raw.startswith(b"POST /v1/moved"):
@@ -358,9 +358,9 @@ def test_a_redirect_within_the_host_takes_the_key_along(subject: Subject) -> Non
 def test_an_answer_that_nobody_asked_for_answers_no_other_request(
     subject: Subject, when: str
 ) -> None:
-    """It comes on a connection that is kept for the next request, which must not take it.
+    """Data that comes on a pooled connection must not become the next request's response.
 
-    The sync client's pool looks at whether an idle connection has something to read (httpcore
+    The sync client's pool checks whether an idle connection has something to read (httpcore
     `_async/http11.py`, has_expired); aiohttp's does not.
     """
     sent = threading.Event()
@@ -379,7 +379,7 @@ def test_an_answer_that_nobody_asked_for_answers_no_other_request(
         sent.set()
         return False
 
-    default_service().close()  # so that there is one connection, of which is known what came on it
+    default_service().close()  # so that there is one connection, on which the test knows what came
     subject.server.respond = respond
     assert subject.ask(subject.engine, "bad") == answered("bad")
     sent.clear()
@@ -394,7 +394,7 @@ def test_an_answer_that_nobody_asked_for_answers_no_other_request(
 
 
 def _let_the_loop_read() -> None:
-    """Let the loop take from its sockets what was sent: each turn of it looks at all of them."""
+    """Let the loop read all sockets, which it does in each iteration."""
 
     async def turn(_scope: Any) -> None:
         for _ in range(3):
@@ -404,7 +404,7 @@ def _let_the_loop_read() -> None:
 
 
 def drip(stop: threading.Event, part: str) -> Respond:
-    """Make what sends a byte now and then, for ever, in the head or in the body."""
+    """Return a handler that sends single bytes forever, in the head or in the body."""
     begin = {
         "head": JSON_HEAD + b"x-drip: ",
         "body": JSON_HEAD + b"content-length: 1000000\r\n\r\n",
@@ -439,7 +439,7 @@ PARTS = ["head", "body", "chunks", "body without a length"]
 def test_an_answer_that_never_ends_is_bounded_by_every_limit(
     subject: Subject, stop: threading.Event, part: str, limit: str
 ) -> None:
-    """Each byte that comes starts `client_timeout`, which is one for each read, anew."""
+    """`client_timeout` bounds each read, so each byte restarts it."""
     subject.server.respond = drip(stop, part)  # four times as long as the result may take
     arguments = [make_argument(text) for text in ("first", "bad", "last")]
     asked = subject.in_thread(lambda: subject.engine.forward(arguments, **{limit: 0.5}))
@@ -485,7 +485,7 @@ def test_an_answer_that_never_ends_is_given_up_when_its_caller_is_cancelled(
 def test_a_body_that_floods_does_not_keep_the_others_waiting(
     subject: Subject, stop: threading.Event
 ) -> None:
-    """Megabytes a second, for ever, beside calls that are answered meanwhile."""
+    """The body sends megabytes a second forever, while other calls are answered."""
     flooding = threading.Event()
 
     def flood(_received: Received, connection: socket.socket) -> bool:
@@ -560,7 +560,7 @@ def _removed(path: Path) -> Any:
 
 
 def _doubled(path: Path, new: Any) -> bytes:
-    """Put the innermost key that a path goes by into its object twice, the second time wrong."""
+    """Duplicate the innermost key of a path in its object, with a wrong second value."""
     key = next(each for each in reversed(path) if isinstance(each, str))
     name = json.dumps(key).encode()
     return BODY.replace(name + b":", name + b": " + json.dumps(new).encode() + b", " + name + b":")
@@ -593,7 +593,7 @@ BODIES = st.one_of(
     ),
     st.binary(max_size=40),
 )
-"""Bodies that are damaged, under a head that is true."""
+"""Damaged bodies with a correct head."""
 
 WIRES = st.one_of(
     st.integers(0, len(WHOLE) - 1).map(lambda end: WHOLE[:end]),
@@ -613,7 +613,7 @@ WIRES = st.one_of(
         st.integers(1, 8),
     ),
 )
-"""Whole answers that are damaged, mostly in the head."""
+"""Damaged responses; most of the damage is in the head."""
 
 DRAWN = settings(
     deadline=None,
@@ -633,7 +633,7 @@ def test_a_damaged_body_ends_as_with_the_sync_engine(subject: Subject, body: byt
 def test_a_damaged_head_ends_as_with_the_sync_engine_or_rarely_by_one_of_the_two_parsers(
     subject: Subject,
 ) -> None:
-    """One of the parsers may see the connection broken where the other one makes an outcome."""
+    """One parser may report a broken connection where the other returns a response."""
     equal, refused = 0, []
 
     def check(expected: Any, actual: Any) -> None:
@@ -657,7 +657,7 @@ def test_a_damaged_head_ends_as_with_the_sync_engine_or_rarely_by_one_of_the_two
 
 
 def test_what_the_connection_error_came_from_is_the_sdks_own(subject: Subject) -> None:
-    """For a remedy, which is given it."""
+    """A remedy receives the error with its cause."""
     given_to_it: list[Exception] = []
 
     def remedy(_engine: Any, error: Exception, _callback: Any, _argument: Any) -> Any:

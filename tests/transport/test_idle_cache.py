@@ -1,4 +1,4 @@
-"""What is kept for a while after its use: clients, pools of connections, governors."""
+"""Clients, connection pools and governors are kept for a while after their last use."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CHAT: dict[str, Any] = {
 
 
 class Closing:
-    """Builds resources, and notes which are closed."""
+    """Builds resources, and records which are closed."""
 
     def __init__(self) -> None:
         self.built: list[str] = []

@@ -1,4 +1,4 @@
-"""Clients and governors by key: shared while they are used, and dropped when they are not."""
+"""Clients and governors are shared by key while they are used, and dropped afterwards."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from support.looking import client_on
 
 
 def ask(fake_openai: FakeOpenAI, key: str, idle_seconds: float = 60.0) -> StandInClient:
-    """Make a call with a key; return the stand-in that made it."""
+    """Make a call with a key; return its stand-in client."""
     client = openai.OpenAI(api_key=key, base_url=fake_openai.base_url, max_retries=0)
     terms = RequestOptions(patience=0, idle_client_seconds=idle_seconds)
     stand_in = StandInClient(client, CallsOnLoop(terms))
@@ -44,7 +44,7 @@ def ask(fake_openai: FakeOpenAI, key: str, idle_seconds: float = 60.0) -> StandI
 
 @pytest.fixture
 def closed(monkeypatch: pytest.MonkeyPatch) -> dict[str, threading.Event]:
-    """Tell of the keys whose clients are closed."""
+    """Return the keys whose clients are closed."""
     closed: dict[str, threading.Event] = {"sk-idle": threading.Event()}
     original = Client.close
 
@@ -90,7 +90,7 @@ def test_the_number_of_clients_is_bounded_and_none_in_flight_is_closed(
         for number in range(MOST_CLIENTS + 20):
             ask(fake_openai, f"sk-{number}")
         assert "sk-held" not in closed
-        assert "sk-0" in closed  # the longest unused
+        assert "sk-0" in closed  # longest unused
 
         async def count(scope: LoopScope) -> int:
             clients: Any = scope.get(ClientCache, pytest.fail, pytest.fail)
@@ -119,7 +119,7 @@ def test_idle_client_seconds_can_be_changed(
 
 
 class Resources:
-    """Builds and closes numbers, for a cache."""
+    """Builds and closes numbers as the resources of a cache."""
 
     def __init__(self, most: int = 2, **options: Any) -> None:
         self.closed: list[int] = []

@@ -1,4 +1,4 @@
-"""A loop that was late: what came meanwhile counts before the timeouts that passed meanwhile."""
+"""After a pause the loop reads the data that came before it fires timeouts that expired."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ ask_all({CALLS})
 def test_answers_that_came_while_the_process_was_stopped_are_taken(
     fake_openai: FakeOpenAI,
 ) -> None:
-    """As by a suspended laptop or a stopped machine: nothing is sent, and paid, twice."""
+    """A laptop or virtual machine that resumes must not send, and pay for, a request twice."""
     command = [sys.executable, "-c", PROGRAM]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -78,7 +78,7 @@ def run_on_loop(coroutine: Callable[[], Coroutine[Any, Any, str]], *, is_deferri
 
 
 async def connect() -> str:
-    """Connect while the loop stands still for longer than it may take."""
+    """Connect while the loop is blocked for longer than the connect timeout."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
         async with aiohttp.ClientSession() as session:
@@ -94,13 +94,13 @@ async def connect() -> str:
 
 
 def test_a_connection_that_stands_is_no_connect_timeout() -> None:
-    """As the SDK's connect timeout of 5 s cancelled what the kernel had connected long ago."""
+    """The SDK's connect timeout of 5 s once cancelled connections that the kernel had opened."""
     assert run_on_loop(connect, is_deferring=False) == "ConnectionTimeoutError"
     assert run_on_loop(connect, is_deferring=True) == "SocketTimeoutError"
 
 
 async def read() -> str:
-    """Read what comes while the loop stands still for longer than it may take."""
+    """Read data that comes while the loop is blocked for longer than the read timeout."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         reader, writer = await asyncio.open_connection(sock=ours)
@@ -125,7 +125,7 @@ def test_what_is_in_the_socket_is_no_read_timeout() -> None:
 
 
 async def wait_in_vain() -> str:
-    """Wait for what does not come; the loop is late for one timeout, and not for another."""
+    """Wait in vain twice; the loop is late for the first timeout and on time for the second."""
     seen = []
     for late in (0.3, 0.0):
         asyncio.get_running_loop().call_soon(time.sleep, late)

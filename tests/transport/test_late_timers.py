@@ -1,4 +1,4 @@
-"""Timers of a loop that was late, one by one: which are deferred, and for how long."""
+"""Which timers a late loop defers, and for how long."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gptx_async.loop.late_timeouts import TURNS, defer_late_timeouts
 
 
 class Timer:
-    """Something of another package that a timer calls."""
+    """A timer's target from another package."""
 
     def __init__(self) -> None:
         self.fired = 0
@@ -20,7 +20,7 @@ class Timer:
 
 
 class OwnTimer(Timer):
-    """What counts is the module of the function."""
+    """A timer's target from this package: the module of the function decides."""
 
     def fire(self) -> None:
         super().fire()
@@ -40,7 +40,7 @@ async def take_turns(count: int) -> None:
 
 
 def run(timer: Timer, then: Callable[[asyncio.TimerHandle], None]) -> int:
-    """Let a timer be found late, and do something two turns later; return how often it fired."""
+    """Make a timer late, act two iterations later, and return how often the timer fired."""
 
     async def main() -> int:
         handle = asyncio.get_running_loop().call_later(0.01, timer.fire)

@@ -1,7 +1,7 @@
-"""Tests of users: what they put in the place of the SDK's sync side gets every call.
+"""A user's test that patches the SDK's sync client gets every call.
 
-Each way of mocking is tried on symbolicai's own engine and on ours; no request may be sent by
-either.
+Each way of mocking is tried on symbolicai's own engine and on the package's; neither may send a
+request.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def client_of_mocks(client: Any) -> Any:
 
 @contextlib.contextmanager
 def both_transports(_engine: Any) -> Iterator[None]:
-    """As pytest-httpx replaces them."""
+    """Patch both transports, as pytest-httpx does."""
     with (
         patch.object(httpx2.HTTPTransport, "handle_request", by_httpx),
         patch.object(httpx2.AsyncHTTPTransport, "handle_async_request", by_httpx_async),
@@ -149,7 +149,7 @@ def test_a_mock_on_the_sync_side_gets_the_call(
 
 
 def new_resources(engine: Any) -> None:
-    """Let the client make its resources again: each keeps the `post` that it was made with."""
+    """Make the client rebuild its resources, which keep the `post` that they were built with."""
     vars(engine.client._behind).pop("chat", None)
 
 
@@ -235,7 +235,7 @@ def test_a_tracer_of_both_sides_sees_calls_that_are_made_at_once(
 
 
 def test_a_mock_counts_beside_a_tracer(fake_openai: FakeOpenAI) -> None:
-    """Both sides are replaced then, but only one of them by the user's test."""
+    """Both clients are patched, but only one of them by the user's test."""
     traced = functools.wraps(AsyncCompletions.create)(lambda *args, **kwargs: None)
     engine = AsyncGPTXBatchEngine(*ACCOUNT)
     with (

@@ -1,4 +1,4 @@
-"""Private names of other packages: each is checked, and a call is answered without it."""
+"""Private names of other packages are checked, and calls are answered without them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ACCOUNT = ("sk-of-the-tests", "gpt-4o-mini")
 
 @pytest.fixture(autouse=True)
 def _new_service() -> Iterator[None]:
-    """What a client was built with would stay for those that come later."""
+    """Restart the service, whose clients would keep what they were built with."""
     default_service().close()
     yield
     default_service().close()
@@ -85,7 +85,7 @@ def test_without_a_name_of_the_fast_path_it_is_off_and_doctor_says_so(
 def test_where_the_pool_is_another_no_connection_is_used_twice(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Else what came unasked on a connection would be the answer of the next request."""
+    """Data that came on an idle connection must not become the next request's response."""
     monkeypatch.setattr(
         aiohttp.BaseConnector, "_get", lambda self, key, _another, _traces: None, raising=True
     )
@@ -122,7 +122,7 @@ def test_a_client_whose_settings_cannot_be_read_makes_its_own_calls(
 
 
 def renamed(self: Any, name: str) -> Any:
-    """Stands for an SDK in which its own code uses another name."""
+    """Imitate an SDK that has renamed an attribute in its own code."""
     import sys
 
     caller = sys._getframe(1).f_code.co_filename

@@ -1,4 +1,4 @@
-"""The pace of opening connections: a slow server is not overrun, a fast one not kept waiting."""
+"""Opening connections: a slow server is not overrun, and a fast one is not slowed down."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from support.hostile import HostileServer, Received, _read, answer
 
 
 class SlowAcceptor:
-    """A server with a backlog of 5 that accepts 30 connections a second, and answers at once."""
+    """A server with a backlog of 5, which accepts 30 connections a second and answers at once."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=5)
@@ -82,7 +82,7 @@ def now() -> float:
 
 
 async def waiting(ramp: Ramp, patience: float | None = None, **options: bool) -> asyncio.Task[bool]:
-    """Begin to wait for a turn."""
+    """Start waiting for a turn."""
     task = asyncio.create_task(ramp.turn(patience, **options))
     await asyncio.sleep(0)
     return task
@@ -173,7 +173,7 @@ def test_a_turn_that_is_cancelled_goes_to_the_next() -> None:
             await ramp.turn(None)
         cancelled, late, last = [await waiting(ramp) for _ in range(3)]
         cancelled.cancel()
-        ramp.unused()  # the turn of `late`, which has not seen it yet
+        ramp.unused()  # the turn of `late`, whose task has not run yet
         late.cancel()
         assert await last is True
         for _ in range(START):
@@ -208,7 +208,7 @@ def test_one_lookup_of_a_name_serves_a_burst(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def serve(pipe: Any, certificate: str | None) -> None:
-    """Accept connections and read what comes, in a process of its own."""
+    """Accept connections and read from them, in a child process."""
     _allow_many_files()
 
     async def main() -> None:
@@ -271,7 +271,7 @@ async def seconds_to_open(
     closings = [protocol.closed for protocol in protocols if protocol.closed is not None]
     for connection in connections:
         if connection.transport is not None:
-            connection.transport.abort()  # a TLS connection otherwise closes after its loop
+            connection.transport.abort()  # a TLS connection would otherwise close after its loop
         connection.close()
     await asyncio.gather(*closings, return_exceptions=True)
     await connector.close()
@@ -288,7 +288,7 @@ async def seconds_to_open(
 def test_many_connections_to_a_fast_server_are_not_opened_more_slowly(
     fast_server: tuple[yarl.URL, ssl.SSLContext | None], count: int
 ) -> None:
-    """Beside aiohttp's own pool, which opens them all at once; the best of three rounds each."""
+    """Compare the best of three rounds with aiohttp's own pool, which opens all at once."""
     _allow_many_files()
     times: dict[type, list[float]] = {aiohttp.TCPConnector: [], Connector: []}
     for _ in range(3):

@@ -1,6 +1,7 @@
-"""Large responses: bounded when decoded, and decoded and parsed where they hold up no other call.
+"""Large responses are limited in size, and decoded and parsed without delaying other calls.
 
-Each is tried on both paths of a call: the package's own, and the SDK's (whose log is listened to).
+Each test runs on both paths of a call: the package's route, and the SDK's path, which a listener to
+the SDK's log enforces.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def of_size(size: int) -> bytes:
 
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[bytes], HostileServer]]:
-    """Answer every request with given bytes."""
+    """Return a function that starts a server which answers every request with given bytes."""
     with HostileServer(lambda _received, connection: connection.sendall(answer("small"))) as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
 
@@ -117,7 +118,7 @@ def test_a_response_that_is_too_large_is_an_error_and_not_asked_for_again(
 def test_a_response_that_says_to_be_too_large_is_not_waited_for(
     serve: Callable[[bytes], HostileServer], path: str
 ) -> None:
-    """Its body never comes."""
+    """The body never comes."""
     head = http(b"").replace(b"content-length: 0", b"content-length: 1000000000")
     gone = threading.Event()
 
@@ -252,7 +253,7 @@ print("grown" if grown > 500 else "bounded", grown)
 @pytest.mark.parametrize("status", [200, 400])
 @pytest.mark.slow
 def test_a_bomb_of_gzip_stops_nobody_and_takes_no_memory(path: str, status: int) -> None:
-    """955 KiB that are 960 MiB: httpx decodes it in one go, on the loop, with 3 GiB and more."""
+    """955 KiB decode to 960 MiB: httpx would decode them at once, on the loop, in 3 GiB or more."""
     compressor = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS | 16)
     bomb = b"".join([*(compressor.compress(bytes(MIB)) for _ in range(960)), compressor.flush()])
     assert len(bomb) < MIB

@@ -1,4 +1,4 @@
-"""What changes behind a route: a closed client, a new session, cookies that are set again."""
+"""A route follows changes behind it: a closed client, a new session, changed cookies."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_client_that_is_closed_leaves_the_calls_of_others_alone(
     fake_openai: FakeOpenAI,
     in_thread: Callable[..., Future[Any]],
 ) -> None:
-    """All clients of one environment send by the same connections."""
+    """All clients of one environment share connections."""
     other = client.with_options(api_key="sk-other")
 
     async def close(scope: LoopScope) -> None:

@@ -1,4 +1,4 @@
-"""SOCKS proxies: a call goes through them as the sync client's does."""
+"""Calls go through SOCKS proxies as with the sync client."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from support.tls import TLSRelay
 
 
 class SOCKSProxy:
-    """A SOCKS5 proxy on loopback (RFC 1928), with a user and password (RFC 1929) if it is given.
+    """A SOCKS5 proxy on loopback (RFC 1928), optionally with user and password (RFC 1929).
 
     Args:
-        credentials: User and password that it demands.
+        credentials: The user and password that the proxy requires.
 
     Attributes:
-        targets: The hosts and ports that it has connected to.
+        targets: The hosts and ports to which the proxy connected.
     """
 
     def __init__(self, credentials: tuple[str, str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""What reaches the server, beside the SDK's default client: the same bytes, by both paths."""
+"""On both paths the server receives the same bytes as from the SDK's default client."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from support.call_paths import OURS, PATHS, ask, cause_of
 from support.hostile import HostileServer, Received, answer
 
 ASYNC_ONLY = re.compile(rb"(?m)^(user-agent|x-stainless-async): .*\r\n")
-"""The two headers that name the async client: every other byte has to be the sync client's."""
+"""The headers that name the async client. Every other byte must equal the sync client's."""
 
 
 def respond(_received: Received, connection: socket.socket) -> None:
@@ -43,7 +43,7 @@ def client_of(
 
 
 def sent(server: HostileServer, path: str, client: openai.OpenAI) -> bytes:
-    """Return what reaches the server of a call: all of it but the names of the client's class."""
+    """Return the request that the server receives, without the names of the client's class."""
     before = len(server.received)
     ask(path, client)
     [received] = server.received[before:]
@@ -51,7 +51,7 @@ def sent(server: HostileServer, path: str, client: openai.OpenAI) -> bytes:
 
 
 def check_same(server: HostileServer, client: openai.OpenAI) -> bytes:
-    """Send a call by each path; return what the sync client sends."""
+    """Check that each path sends the same request as the sync client; return that request."""
     expected = sent(server, "sync", client)
     for path in OURS:
         assert sent(server, path, client) == expected, path

@@ -1,7 +1,7 @@
-"""The route past the SDK: the same requests, answers and errors as by the SDK's own path.
+"""The route past the SDK has the same requests, responses and errors as the SDK's own path.
 
-It fails if a call differs in anything from what it comes to when somebody listens to the SDK's log,
-which closes the route; if anything is sent twice; or if the route is not taken at all.
+A listener to the SDK's log closes the route, so each call is compared with the same call under a
+listener. The tests also fail if a request is sent twice, or if the route is not used.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ CHAT: dict[str, Any] = {
 }
 
 OF_ITS_OWN = ("date", "x-request-id")
-"""Headers of an answer that no other has."""
+"""Headers that differ in each response."""
 
 
 def stand_in_of(client: openai.OpenAI, timeout: float | None = None) -> StandInClient:
@@ -71,7 +71,7 @@ def stand_in_of(client: openai.OpenAI, timeout: float | None = None) -> StandInC
 
 @contextlib.contextmanager
 def by_the_sdk() -> Iterator[None]:
-    """Let every call go by the SDK's own path: its log is listened to."""
+    """Send the block's calls by the SDK's own path, by listening to its log."""
     logger = logging.getLogger("openai._base_client")
     level = logger.level
     logger.setLevel(logging.DEBUG)
@@ -82,7 +82,7 @@ def by_the_sdk() -> Iterator[None]:
 
 
 def routes_of(client: openai.OpenAI) -> list[Any]:
-    """Return what the loop's client knows of its routes: None for a POST without one."""
+    """Return the routes of the loop's client, with None for a POST that has no route."""
 
     async def look(scope: LoopScope) -> list[Any]:
         loop_client = client_on(scope, ClientSettings.of(client))
@@ -92,7 +92,7 @@ def routes_of(client: openai.OpenAI) -> list[Any]:
 
 
 def seen(error: BaseException) -> dict[str, Any]:
-    """Put an exception, and all it came from, into what can be compared."""
+    """Describe an exception and its causes by values that can be compared."""
     told: dict[str, Any] = {"type": type(error), "text": str(error)}
     for name in ("status_code", "code", "param", "body"):
         told[name] = getattr(error, name, None)
@@ -268,7 +268,7 @@ def sending(head: Mapping[str, str], body: bytes, status: str = "200 OK") -> Res
 
 
 def sending_raw(before: bytes, head: Mapping[str, str], body: bytes) -> Respond:
-    """Send some bytes, then an answer if there is a head; and close."""
+    """Return a handler that sends bytes, then a response if there is a head, and closes."""
 
     def respond(received: Received, connection: socket.socket) -> bool:
         connection.sendall(before)
@@ -337,7 +337,7 @@ def test_a_key_that_is_not_ascii_is_left_to_the_sdk_and_comes_to_the_same(
 def test_a_key_with_a_control_character_is_left_to_the_sdk_and_never_sent(
     fake_openai: FakeOpenAI, posts: list[int], key: str
 ) -> None:
-    """The sync client sends two of them; aiohttp refuses all, as httpx refuses a line break."""
+    """The sync client sends two of these keys. aiohttp rejects all, as httpx does a line break."""
     client = openai.OpenAI(api_key=key, base_url=fake_openai.base_url, max_retries=0)
     outcome = outcome_of(functools.partial(stand_in_of(client).chat.completions.create, **CHAT))
     assert outcome["type"] is openai.APIConnectionError
@@ -347,14 +347,14 @@ def test_a_key_with_a_control_character_is_left_to_the_sdk_and_never_sent(
 
 @pytest.fixture(autouse=True)
 def no_listeners(caplog: pytest.LogCaptureFixture) -> None:
-    """Keep the transport quiet, as an engine does that is called: a stand-in alone does not."""
+    """Silence httpx's log, as an engine does when it is called; a stand-in alone does not."""
     for name in ("httpx", "httpx2"):
         caplog.set_level(logging.ERROR, name)
 
 
 @pytest.fixture
 def posts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The lengths of the bodies that were sent past the SDK."""
+    """Record the lengths of the bodies that are sent past the SDK."""
     seen: list[int] = []
     post = Exchange.post
 
@@ -369,7 +369,7 @@ def posts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_what_may_take_its_time_to_be_sent_goes_by_the_sdk(
     fake_openai: FakeOpenAI, posts: list[int]
 ) -> None:
-    """The time for its answer is not to begin before it is sent, nor its answer to be missed."""
+    """The response's time limit must not start early, nor an early response be lost."""
     client = openai.OpenAI(api_key="sk-key", base_url=fake_openai.base_url, max_retries=0)
     stand_in = stand_in_of(client)
     for text in ("a", "b" * 50_000, "c" * 70_000):
@@ -511,7 +511,7 @@ def test_a_patched_session_of_aiohttp_sees_each_call(
 def test_what_a_package_has_put_into_the_session_sees_each_call(
     fake_openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    """As packages that trace aiohttp do, by patching the constructor of its session."""
+    """Packages that trace aiohttp patch the constructor of its session."""
     original = aiohttp.ClientSession.__init__
     seen: list[str] = []
 
@@ -603,7 +603,7 @@ def _with_content(content: Any) -> Any:
     return request
 
 
-# --- the answers themselves ---
+# --- parsing responses ---
 
 TEXTS = st.text(max_size=8)
 EXTRA = st.recursive(
@@ -614,7 +614,7 @@ EXTRA = st.recursive(
 
 
 def maybe(fields: dict[str, st.SearchStrategy[Any]]) -> st.SearchStrategy[dict[str, Any]]:
-    """Make objects of some of the fields, now and then with values of any kind, and with others."""
+    """Build objects from some of the fields, sometimes with wrong values or more fields."""
     loose = {name: value | EXTRA for name, value in fields.items()}
     objects = st.fixed_dictionaries(fields) | st.fixed_dictionaries({}, optional=loose)
     return st.builds(
@@ -687,7 +687,7 @@ ANSWERS = maybe(
 
 
 def anatomy(value: Any) -> Any:
-    """Put a model into what can be compared with types, order and all: 1 is not 1.0 or True."""
+    """Describe a model by values that compare with types and order: 1 is not 1.0 or True."""
     if hasattr(value, "__pydantic_fields_set__"):
         parts = (value.__dict__, value.__pydantic_extra__, value.__pydantic_private__)
         return type(value), *map(anatomy, parts), value.__pydantic_fields_set__
@@ -726,7 +726,7 @@ def test_an_answer_is_what_the_sdk_makes_of_it() -> None:
 
 
 def test_regular_answers_are_made_here(fake_openai: FakeOpenAI) -> None:
-    """Or the property above would hold by being empty."""
+    """Otherwise the property above would hold without testing anything."""
     tool_calls = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
     calling = completion("x")
     calling["choices"][0]["message"]["tool_calls"] = tool_calls
@@ -739,7 +739,7 @@ def test_regular_answers_are_made_here(fake_openai: FakeOpenAI) -> None:
 
 
 def test_a_class_with_a_float_of_its_own_has_no_route() -> None:
-    """The SDK leaves a 1 as it is, and pydantic makes it 1.0."""
+    """The SDK leaves a 1 an int, and pydantic makes it 1.0."""
 
     class Inner(openai.BaseModel):
         score: float
