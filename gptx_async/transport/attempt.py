@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import builtins
 import functools
+import types
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -104,10 +105,10 @@ def install_hooks(http_client: Any) -> None:
         http_client: The httpx client, not used yet.
     """
     http_client.event_hooks = {"response": [_read_response]}
-    http_client.send = functools.partial(_send_in_time, http_client.send)
+    http_client.send = functools.partial(_send_in_time, http_client)
 
 
-async def _send_in_time(send: Any, request: Any, **options: Any) -> Any:
+async def _send_in_time(http_client: Any, request: Any, **options: Any) -> Any:
     """Send a request and read its response within the time of the attempt.
 
     httpx's and aiohttp's timeouts bound each read, so a response that drips would never end.
@@ -121,7 +122,7 @@ async def _send_in_time(send: Any, request: Any, **options: Any) -> Any:
         request.headers["x-stainless-retry-count"] = str(current.retries)
     try:
         async with asyncio.timeout_at(current.ends_at) as clock:
-            response = await send(request, **options)
+            response = await _send_of(http_client)(request, **options)
     except builtins.TimeoutError as error:
         if not clock.expired():  # the operating system's, of a connection
             raise
@@ -131,6 +132,12 @@ async def _send_in_time(send: Any, request: Any, **options: Any) -> Any:
     if response.is_closed and len(response.content) > LARGE_BYTES:
         await leave_loop()  # the SDK parses the body next
     return response
+
+
+def _send_of(http_client: Any) -> Any:
+    """Return the client's own `send`, looked up now: a tracer may have patched its class since."""
+    send = type(http_client).send
+    return types.MethodType(send, http_client) if hasattr(send, "__get__") else send
 
 
 async def _read_response(response: Any) -> None:

@@ -157,6 +157,8 @@ class Client:
 
     async def _route(self, post: Post, timeout: float | None) -> Route | None:  # noqa: ASYNC109
         """Return the route of a POST, if it has one that can be used now."""
+        if not self._patches.are_none():  # nor may a patch see requests on trial
+            return None
         key = post.path, timeout
         task = self._routes.get(key)
         if task is None:
@@ -164,11 +166,11 @@ class Client:
                 self._routes.clear()
             task = self._routes[key] = asyncio.ensure_future(self._find_route(post, timeout))
         route = task.result() if task.done() else await asyncio.shield(task)
-        return route if route and route.is_open and self._patches.are_none() else None
+        return route if route and route.is_open else None
 
     async def _find_route(self, post: Post, timeout: float | None) -> Route | None:  # noqa: ASYNC109
         """Let the SDK build a request for each probe, and derive the route from the requests."""
-        if not is_known():  # then a probe might be sent
+        if not is_known():
             return None
         current_attempt.set(Attempt(is_trial=True))
         requests: list[Any] = []

@@ -16,7 +16,7 @@ import aiohttp
 import openai
 
 from ..private_names import are_there
-from .attempt import Replay, current_attempt
+from .attempt import BuiltRequest, Replay, current_attempt
 from .connector import Connector
 from .error_translation import httpx_error
 from .exchange import MAX_HEADER_BYTES, is_too_long
@@ -99,6 +99,8 @@ async def _send(transport: Any, request: Any) -> Any:
     A violation of HTTP on either side raises an error that the SDK knows.
     """
     current = current_attempt.get()
+    if current.is_trial:  # an SDK that does not call the httpx client's `send` comes here
+        raise BuiltRequest(request)
     if (problem := problem_of(request.url)) is not None:
         raise httpx_error(type(request), *problem)
     session: Replay | SessionAsGiven | None = current.replay

@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 import openai
 from aiohttp import client_proto, http_writer
+from openai import _base_client
 from openai.types.chat import ChatCompletion
 
 from ..private_names import PrivateName
@@ -55,6 +56,11 @@ def has_settings(client: Any) -> bool:
 def _new_client_has_settings() -> bool:
     with openai.OpenAI(api_key="none", base_url="http://127.0.0.1:9") as client:
         return has_settings(client)
+
+
+def _sends_by_httpx_client() -> bool:
+    kind = _base_client.AsyncAPIClient
+    return _uses(getattr(kind, "_send_request", kind.request), "send")
 
 
 FAST_PATH = (
@@ -130,6 +136,12 @@ NAMES = (
         "OpenAI._client, _custom_headers, _custom_query",
         _IN_CALLER,
         _new_client_has_settings,
+    ),
+    PrivateName(
+        "openai",
+        "AsyncAPIClient, by AsyncClient.send",
+        "a timeout bounds each read, not the whole attempt",
+        _sends_by_httpx_client,
     ),
     PrivateName(
         "openai",

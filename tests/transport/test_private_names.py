@@ -11,6 +11,7 @@ import openai
 import pytest
 import symai.context
 from aiohttp import client_proto, http_writer
+from openai._base_client import AsyncAPIClient
 from symai import core_ext
 from symai.functional import EngineRepository
 
@@ -22,6 +23,7 @@ from gptx_async.symbolicai.private_names import NAMES as OF_SYMBOLICAI
 from gptx_async.symbolicai.v1 import engine_lookup as lookup
 from gptx_async.testing import FakeOpenAI
 from gptx_async.transport.exchange import is_known
+from gptx_async.transport.patching import PatchDetector
 from gptx_async.transport.private_names import NAMES, POOL, has_settings
 from support.hostile import HostileServer, Received, answer, make_argument
 
@@ -80,6 +82,23 @@ def test_without_a_name_of_the_fast_path_it_is_off_and_doctor_says_so(
     checks = [check for check in doctor._check_private_names() if name in check.text]
     assert [check.status for check in checks] == ["warn"]
     assert "the SDK sends every call" in checks[0].text
+
+
+def test_a_client_that_sends_by_another_method_sends_no_request_on_trial(
+    fake_openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def send(self: Any, request: Any, *, stream: bool, **_: Any) -> Any:
+        response = await self._client._transport.handle_async_request(request)
+        await response.aread()
+        return response
+
+    monkeypatch.setattr(AsyncAPIClient, "_send_request", send, raising=False)
+    assert "AsyncAPIClient, by AsyncClient.send" in named(NAMES)
+    monkeypatch.setattr(openai.AsyncOpenAI, "_send_request", send, raising=False)
+    monkeypatch.setattr(PatchDetector, "are_none", lambda _self: True)
+    fake_openai.reply = lambda _request: "an answer"
+    assert ask(AsyncGPTXBatchEngine(*ACCOUNT)) == "an answer"
+    assert len(fake_openai.requests) == 1
 
 
 def test_where_the_pool_is_another_no_connection_is_used_twice(
