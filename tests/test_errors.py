@@ -1,4 +1,4 @@
-"""What the README promises of the package's exceptions."""
+"""The classes of the package's exceptions, as docs/errors.md describes them."""
 
 from __future__ import annotations
 

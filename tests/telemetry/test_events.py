@@ -84,9 +84,7 @@ def emit_all(recorder: Recorder, clock: Clock) -> None:
     service_restarted("loop", MemoryError("text"))
 
 
-def test_tells_events_with_these_names_and_fields(
-    captured: list[dict[str, Any]], clock: Clock
-) -> None:
+def test_events_have_these_names_and_fields(captured: list[dict[str, Any]], clock: Clock) -> None:
     recorder = Recorder(clock=clock)
     emit_all(recorder, clock)
     batch = captured[0]["batch"]
@@ -128,13 +126,13 @@ def test_tells_events_with_these_names_and_fields(
         assert set(entry) - {"event", "level"} <= set(EVENTS[entry["event"]][1])
 
 
-def test_names_no_field_as_logging_does() -> None:
+def test_no_field_has_the_name_of_an_attribute_of_a_log_record() -> None:
     taken = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName", "event"}
     assert not {field for _, fields in EVENTS.values() for field in fields} & taken
 
 
 @pytest.mark.parametrize("log_content", [False, True])
-def test_holds_content_only_when_asked_to(
+def test_events_contain_content_only_if_log_content_is_set(
     log_content: bool, captured: list[dict[str, Any]], clock: Clock
 ) -> None:
     recorder = Recorder(log_content=log_content, clock=clock)
@@ -152,7 +150,7 @@ def test_holds_content_only_when_asked_to(
         assert captured[1]["answer"] == ["the answer"]
 
 
-def test_warns_once_for_a_burst_and_tells_how_many_it_hid(
+def test_warns_once_for_a_burst_and_logs_how_many_it_suppressed(
     captured: list[dict[str, Any]], clock: Clock
 ) -> None:
     recorder = Recorder(clock=clock)
@@ -354,7 +352,7 @@ def test_configures_logging_for_scripts(
     assert caplog.records == []  # the root logger's handlers would show each a second time
 
 
-def test_refuses_a_level_that_is_none(own_logger: logging.Logger) -> None:
+def test_rejects_an_unknown_level(own_logger: logging.Logger) -> None:
     before = own_logger.handlers[:]
     with pytest.raises(ValueError, match="LOUD"):
         configure_logging(level="loud")

@@ -85,9 +85,7 @@ def test_measures_waiting_and_the_call_by_its_clock(clock: Clock) -> None:
         (lambda call: call.cancelled(), "cancelled"),
     ],
 )
-def test_counts_the_first_end_when_two_are_told(
-    end: Callable[[CallRecord], None], field: str
-) -> None:
+def test_counts_only_the_first_of_two_ends(end: Callable[[CallRecord], None], field: str) -> None:
     for is_sent in (True, False):
         recorder = Recorder()
         call = sent(recorder) if is_sent else recorder.call(REQUEST)
@@ -236,7 +234,7 @@ def test_shows_a_table_for_people() -> None:
     assert "US$ 0.7500, without 1 unpriced calls" in table
 
 
-def test_counts_anew_in_the_child_when_forked_while_counting() -> None:
+def test_a_child_forked_while_counting_starts_from_zero() -> None:
     child = run_child("""
         import os
         from gptx_async.telemetry.recorder import Recorder
@@ -259,7 +257,7 @@ def test_counts_anew_in_the_child_when_forked_while_counting() -> None:
     assert child.stdout.split() == ["11", "1"], child.stderr
 
 
-def test_pickles_with_its_settings_and_counts_anew() -> None:
+def test_pickles_its_settings_and_not_its_counts() -> None:
     recorder = Recorder(PRICES, 5.0, True)
     sent(recorder).answered(response())
     copy = pickle.loads(pickle.dumps(recorder))

@@ -77,6 +77,6 @@ def test_refuses_an_unpriced_model_when_there_is_a_limit() -> None:
         ({MODEL: (1, float("inf"))}, None),
     ],
 )
-def test_refuses_prices_and_limits_that_are_none(prices: Any, max_cost: Any) -> None:
+def test_rejects_invalid_prices_and_limits(prices: Any, max_cost: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"[Pp]rice|max_cost"):
         Recorder(prices, max_cost)

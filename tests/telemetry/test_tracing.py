@@ -1,4 +1,4 @@
-"""Calls as OpenTelemetry spans: made in one thread, sent on another, by the SDK and real HTTP."""
+"""Calls as OpenTelemetry spans: made in one thread and sent on another, with real HTTP."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ URL = "http://user:word@localhost:8123/v1/"
 
 
 class Traced:
-    """A provider of the application's, and what it exported."""
+    """An application's provider, and the spans that it exported."""
 
     def __init__(self) -> None:
         self.exporter = InMemorySpanExporter()
@@ -258,7 +258,7 @@ def test_leaves_another_context_alone_when_it_is_closed_there(traced: Traced) ->
 
 
 class _Never:
-    """Waits for ever, on no loop."""
+    """Wait for ever, without a loop."""
 
     def __await__(self) -> Generator[None, None, None]:
         yield
