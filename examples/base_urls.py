@@ -1,9 +1,9 @@
-"""One question for several servers that speak OpenAI's protocol, all asked at once.
+"""Ask several servers that speak OpenAI's protocol the same question, concurrently.
 
     python examples/base_urls.py http://127.0.0.1:8001/v1 http://127.0.0.1:8002/v1
 
-Each server has an engine, and with it connections, retries and a pace of its own: one that is slow
-or fails holds no other up. The key and the model are those of symbolicai's configuration.
+Each server has an engine with its own connections, retries and pace, so a server that is slow or
+fails does not delay the others. The key and the model come from symbolicai's configuration.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ QUESTION = "Which rivers does the Danube take in?"
 
 
 class Outcome(NamedTuple):
-    """What one server said, or why it did not, and how long that took."""
+    """The answer of one server, or its error, and how long it took."""
 
     base_url: str
     text: str
@@ -32,7 +32,7 @@ class Outcome(NamedTuple):
 
 
 def question(text: str) -> Argument:
-    """Build what is asked, as symbolicai's own decorators would."""
+    """Build an Argument, symbolicai's object for one query, with the text and a prompt."""
     argument = Argument((), {}, {"prompt": "Answer in one sentence."})
     argument.prop.instance = Symbol(text)
     argument.prop.processed_input = text
@@ -40,7 +40,7 @@ def question(text: str) -> Argument:
 
 
 async def ask(base_url: str) -> Outcome:
-    """Ask one server, with a minute for the answer."""
+    """Ask one server, and wait a minute at most."""
     engine = AsyncGPTXBatchEngine(
         SYMAI_CONFIG["NEUROSYMBOLIC_ENGINE_API_KEY"],
         SYMAI_CONFIG["NEUROSYMBOLIC_ENGINE_MODEL"],
@@ -54,7 +54,7 @@ async def ask(base_url: str) -> Outcome:
 
 
 async def main(base_urls: Sequence[str]) -> None:
-    """Print the answers as they come."""
+    """Print the answers as they arrive."""
     for answered in asyncio.as_completed([ask(base_url) for base_url in base_urls]):
         outcome = await answered
         print(f"{outcome.base_url} ({outcome.seconds:.1f} s): {outcome.text}")

@@ -1,10 +1,10 @@
-"""Two steps for each of many documents, under a scheduler that nobody had to modify.
+"""Run two steps for each of many documents, under an unmodified scheduler.
 
     python examples/scheduler.py report.txt notes.txt letter.txt
 
-Any scheduler does that sets `engine.executor_callback` and brings the arguments back in batches;
-this one follows the protocol of symbolicai's public one. The key and the model are those of
-symbolicai's configuration.
+Any scheduler works that sets `engine.executor_callback` and returns the arguments in batches. This
+one follows the protocol of symbatcher (https://github.com/AynurAda/symbatcher). The key and the
+model come from symbolicai's configuration.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ WORKERS = 50
 
 
 class Keywords(Expression):
-    """Summarise a text, and name keywords for the summary: the second step needs the first."""
+    """Summarise a text, then name keywords for the summary."""
 
-    def forward(self, input: str, **_: Any) -> str:  # noqa: A002 - the scheduler names it so
+    def forward(self, input: str, **_: Any) -> str:  # noqa: A002 - the scheduler passes it by this name
         """Return the keywords.
 
         Args:

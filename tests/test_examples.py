@@ -1,4 +1,4 @@
-"""The scripts of `examples/`, run as they are written; its web app and notebook are in `hosts`."""
+"""Runs the scripts of `examples/`; its web app and notebook are tested in `hosts`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_the_scheduler_example_names_keywords(fake_openai: FakeOpenAI, tmp_path:
 
 
 @pytest.mark.slow
-def test_the_example_of_several_base_urls_tells_of_each() -> None:
+def test_the_example_of_several_base_urls_prints_each_answer() -> None:
     with (
         FakeOpenAI(reply=lambda _: "the Inn and the Sava") as good,
         FakeOpenAI(faults=lambda _: HTTPFault(400, message="not today")) as bad,
