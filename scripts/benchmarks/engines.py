@@ -1,6 +1,6 @@
-"""The rivals that are symbolicai's: this engine, `GPTXChatEngine`, and symbolicai's work alone.
+"""The rivals with symbolicai: this engine, `GPTXChatEngine`, and symbolicai's work alone.
 
-What a function imports, `child.py` has imported before it forks.
+`child.py` imports the modules before it forks.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = [
 
 @contextlib.contextmanager
 def installed(workload: Workload, base_url: str) -> Iterator[Any]:
-    """Install this engine, with as many calls in flight as the workload says."""
+    """Install this engine with the workload's number of calls in flight."""
     import gptx_async
 
     engine = gptx_async.install(
@@ -47,10 +47,10 @@ def installed(workload: Workload, base_url: str) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def registered(_workload: Workload, base_url: str) -> Iterator[Any]:
-    """Make a `GPTXChatEngine` the one that symbolicai asks.
+    """Register a `GPTXChatEngine` with symbolicai.
 
-    Its transport's log is as quiet as symbolicai keeps that of openai 1 and 2: with openai 3 a line
-    is printed for each call, which only costs.
+    symbolicai silences the transport log of openai 1 and 2. With openai 3 each call would print a
+    line, so that log is silenced here.
     """
     for name in ("httpx2", "httpcore2"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -66,7 +66,7 @@ def registered(_workload: Workload, base_url: str) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def instant(workload: Workload, base_url: str) -> Iterator[Any]:
-    """Give `GPTXChatEngine` a client that answers at once: what is left is symbolicai's work."""
+    """Give `GPTXChatEngine` a client that answers at once, to measure symbolicai's own work."""
     with registered(workload, base_url) as engine:
         client = engine.client
         completions = SimpleNamespace(create=_answer_at_once)
@@ -77,7 +77,7 @@ def instant(workload: Workload, base_url: str) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def eased(workload: Workload, base_url: str) -> Iterator[Any]:
-    """Do as `instant`, with the shortcuts of `token_cache` and `engine_lookup`."""
+    """Like `instant`, with this engine's token cache and engine look-up."""
     from gptx_async.symbolicai.token_cache import remembering
     from gptx_async.symbolicai.v1 import engine_lookup as lookup
 
@@ -103,7 +103,7 @@ def _answer_at_once(**payload: Any) -> Any:
 
 
 def threaded(engines: Callable[[Workload, str], Any], width: int | None = None) -> Open:
-    """Make a rival of an engine that is queried from threads; from this one, if it is only one."""
+    """Make a rival that queries an engine from threads; a single one is the calling thread."""
 
     @contextlib.contextmanager
     def open_pool(workload: Workload, base_url: str) -> Iterator[Ask]:
@@ -119,7 +119,7 @@ def threaded(engines: Callable[[Workload, str], Any], width: int | None = None) 
 
 
 def _query(engine: Any, instruction: str) -> Callable[[Item], Answer]:
-    """Return a query by the steps of symbolicai's own `EngineRepository.query`."""
+    """Return a query function with the steps of symbolicai's `EngineRepository.query`."""
 
     def ask(item: Item) -> Answer:
         argument = make_argument(instruction, item.text)
@@ -135,7 +135,7 @@ def _query(engine: Any, instruction: str) -> Callable[[Item], Answer]:
 
 
 def make_argument(instruction: str, text: str) -> Any:
-    """Make an argument, not prepared, as symbolicai's decorators would."""
+    """Make an unprepared Argument like symbolicai's decorators."""
     from symai import Symbol
     from symai.core import Argument
 
@@ -147,7 +147,7 @@ def make_argument(instruction: str, text: str) -> Any:
 
 @contextlib.contextmanager
 def open_batch(workload: Workload, base_url: str) -> Iterator[Ask]:
-    """Ask this engine in one batch: from making the arguments to the texts of the answers."""
+    """Run one batch on this engine, including the arguments and the texts of the answers."""
     instruction = workload.instruction
     with installed(workload, base_url) as engine:
 
@@ -160,7 +160,7 @@ def open_batch(workload: Workload, base_url: str) -> Iterator[Ask]:
 
 @contextlib.contextmanager
 def open_frozen_batch(workload: Workload, base_url: str) -> Iterator[Ask]:
-    """Do as `open_batch`, in an application that has taken what it imported out of the GC's way."""
+    """Like `open_batch`, in an application that called `gc.freeze()` after its imports."""
     with open_batch(workload, base_url) as ask:
         gc.collect()
         gc.freeze()
@@ -169,7 +169,7 @@ def open_frozen_batch(workload: Workload, base_url: str) -> Iterator[Ask]:
 
 @contextlib.contextmanager
 def open_uncollected_batch(workload: Workload, base_url: str) -> Iterator[Ask]:
-    """Do as `open_batch`, without a garbage collector: what is left is to be had by no means."""
+    """Like `open_batch`, without the garbage collector, to show its share."""
     with open_batch(workload, base_url) as ask:
         gc.disable()
         yield ask
@@ -178,7 +178,7 @@ def open_uncollected_batch(workload: Workload, base_url: str) -> Iterator[Ask]:
 
 @contextlib.contextmanager
 def open_scheduler(workload: Workload, base_url: str) -> Iterator[Ask]:
-    """Ask this engine from a scheduler's workers; each of its batches waits for the slowest."""
+    """Query this engine from a scheduler. Each batch waits for its slowest call."""
     from gptx_async.testing.scheduler import BatchScheduler
 
     with installed(workload, base_url) as engine:

@@ -1,8 +1,8 @@
-"""What the measurements of a run say: medians and spreads, ratios, shares, and the targets.
+"""Evaluate the measurements of a run: medians, ranges, ratios, shares and targets.
 
-Rivals are compared round by round: a round has each of them once, within a minute or so, so that
-what the machine does besides slows both sides of a ratio. What is reported is the median of the
-rounds, and the least and the most.
+Rivals are compared within a round. A round measures each rival once within about a minute, so that
+other load on the machine slows both sides of a ratio. The report has the median, minimum and
+maximum of the rounds.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ __all__ = ["Book", "Growth", "Measured", "Spread", "Target", "cpu_parts", "sprea
 ENGINE, SYNC, FLOOR = "engine-batch", "gptx-loop", "floor"
 
 EASED = "symbolicai-eased"
-"""symbolicai's work as this engine has it done: a text is tokenised once, the engine found once."""
+"""symbolicai's work with this engine's token cache and engine look-up."""
 
 FLOOR_PARTS = ("symbolicai", "aiohttp")
-"""What makes up the floor, one after the other: symbolicai's work as it does that by itself."""
+"""The rivals whose sum is the floor: symbolicai's own work, and HTTP."""
 
 
 class Spread(NamedTuple):
-    """A figure over the rounds."""
+    """The median, minimum and maximum of a value over the rounds."""
 
     median: float
     least: float
@@ -32,25 +32,25 @@ class Spread(NamedTuple):
 
 
 def spread(values: Iterable[float]) -> Spread | None:
-    """Return the median, the least and the most; None of nothing."""
+    """Return the median, minimum and maximum; None if there are no values."""
     known = [*values]
     return Spread(statistics.median(known), min(known), max(known)) if known else None
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One measurement: a rival, a workload, a round.
+    """The measurement of a rival with a workload in a round.
 
     Attributes:
-        rival: The rival's name.
-        workload: The workload's name.
-        round: Which round, from 0.
+        rival: The name of the rival.
+        workload: The name of the workload.
+        round: The number of the round, from 0.
         calls: How many calls were timed.
         seconds: How long they took.
         cpu: CPU seconds of the rival's process.
-        caller_cpu: CPU seconds of the thread in it that asked.
+        caller_cpu: CPU seconds of the calling thread in that process.
         server_cpu: CPU seconds of the server.
-        peak_bytes: By how much the process's resident memory rose at most.
+        peak_bytes: The highest increase of the process's resident memory.
         wrong: How many answers were wrong or missing.
     """
 
@@ -67,28 +67,28 @@ class Measured:
 
     @property
     def rate(self) -> float:
-        """Calls in a second."""
+        """Calls per second."""
         return self.calls / self.seconds
 
     @property
     def cpu_per_call(self) -> float:
-        """CPU microseconds of the rival's process for a call."""
+        """CPU microseconds of the rival's process per call."""
         return 1e6 * self.cpu / self.calls
 
     @property
     def server_share(self) -> float:
-        """Which part of one core the server used."""
+        """The share of one core that the server used."""
         return self.server_cpu / self.seconds
 
 
 @dataclass(frozen=True)
 class Growth:
-    """What a long batch allocates for an answer, in blocks of Python's allocator.
+    """The blocks of Python's allocator that a long batch allocates per answer.
 
     Attributes:
-        rising: By how many the batch rose for each answer, in its second half.
-        kept: How many there were for each when it had ended, with arguments and answers held.
-        left: How many were left for each when these were dropped.
+        rising: The increase per answer in the second half of the batch.
+        kept: The blocks per answer at the end, while arguments and answers are kept.
+        left: The blocks per answer that remain when these are deleted.
     """
 
     rising: float
@@ -97,12 +97,12 @@ class Growth:
 
     @property
     def beyond_answers(self) -> float:
-        """By how much it rises beyond what the answers take, as a part of that."""
+        """The share of the increase that exceeds the memory of the answers."""
         return self.rising / self.kept - 1
 
     @classmethod
     def of(cls, result: dict[str, Any]) -> Growth:
-        """Read it from what `child.grow` tells; a batch with too few samples rises by nothing."""
+        """Compute it from the result of `child.grow`. With too few samples the increase is 0."""
         samples = [(answered, blocks) for answered, blocks, _ in result["samples"]]
         half = samples[len(samples) // 2 :]
         answered = half[-1][0] - half[0][0] if half else 0
@@ -112,15 +112,15 @@ class Growth:
 
 @dataclass
 class Book:
-    """All that was measured in a run.
+    """The results of a run.
 
     Attributes:
         measured: The measurements.
-        wrongs: What was wrong, in sentences.
-        bytes_per_item: Resident bytes for each call in flight, by rival.
-        tokenizing: CPU seconds that an item's tokens take to count, and how often, by rival.
+        wrongs: One sentence for each wrong answer or failed measurement.
+        bytes_per_item: Resident bytes per call in flight, by rival.
+        tokenizing: CPU seconds and number of tokenizer calls per item, by rival.
         import_seconds: How long `import gptx_async` takes.
-        growth: What a long batch leaves behind, if one was run.
+        growth: The growth in a long batch, if one ran.
     """
 
     measured: list[Measured] = field(default_factory=list)
@@ -131,7 +131,7 @@ class Book:
     growth: Growth | None = None
 
     def rounds(self, rival: str, workload: str) -> dict[int, Measured]:
-        """Return the measurements of a rival with a workload, by their rounds."""
+        """Return the measurements of a rival with a workload, by round."""
         if rival == FLOOR:
             return self._floor(workload)
         return {
@@ -161,13 +161,13 @@ class Book:
     def spread(
         self, rival: str, workload: str, figure: Callable[[Measured], float]
     ) -> Spread | None:
-        """Return a figure of a rival with a workload over the rounds."""
+        """Return the spread of a value of a rival with a workload over the rounds."""
         return spread(map(figure, self.rounds(rival, workload).values()))
 
     def ratio(
         self, rival: str, other: str, workload: str, figure: Callable[[Measured], float]
     ) -> Spread | None:
-        """Return a rival's figure divided by another's, round by round."""
+        """Return the spread of the ratio of two rivals' values, computed in each round."""
         mine, others = self.rounds(rival, workload), self.rounds(other, workload)
         return spread(figure(mine[i]) / figure(others[i]) for i in mine.keys() & others.keys())
 
@@ -178,10 +178,10 @@ class Target:
 
     Attributes:
         figure: What is measured.
-        limit: What it is to be.
-        measured: What it is; None if this run did not measure it.
-        is_most: Whether the limit is the most that is allowed, and not the least.
-        unit: What both are in.
+        limit: The target value.
+        measured: The measured value; None if this run did not measure it.
+        is_most: Whether the limit is a maximum and not a minimum.
+        unit: The unit of both values.
     """
 
     figure: str
@@ -192,7 +192,7 @@ class Target:
 
     @property
     def is_met(self) -> bool | None:
-        """Tell whether it is met, by the median; None if it was not measured."""
+        """Whether the median meets the target; None if it was not measured."""
         if self.measured is None:
             return None
         median = self.measured.median
@@ -208,7 +208,7 @@ def _seconds_per_call(measured: Measured) -> float:
 
 
 def targets(book: Book) -> list[Target]:
-    """Return the targets of issue 5, with what this run says of each."""
+    """Return the targets with the results of this run."""
     at_512 = "512 in flight"
     return [
         Target(
@@ -244,7 +244,7 @@ IDEAL_WAVE, IDEAL_DELAY = 512, 0.2
 
 
 def _waste(book: Book) -> Spread | None:
-    """Compare with as many waves of 512 calls as are needed, each of 200 ms and nothing more."""
+    """Compare with the ideal time: waves of 512 calls that take exactly 200 ms each."""
     measured = book.rounds(ENGINE, "200 ms, 512 in flight").values()
     return spread(each.seconds / (-(-each.calls // IDEAL_WAVE) * IDEAL_DELAY) for each in measured)
 
@@ -264,13 +264,13 @@ def _growth(book: Book) -> Spread | None:
 
 
 def cpu_parts(book: Book, workload: str, rivals: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Split each rival's CPU microseconds per call by where they go.
+    """Split each rival's CPU microseconds per call into parts.
 
-    No profiler: the pieces are rivals of their own, run alone. `symbolicai` is arguments, prompts
-    and forward, for this engine `symbolicai-eased`; `aiohttp` is HTTP, and what `aiohttp-parsed`
-    takes more is the SDK's model of the answer. What is left of the thread that asks is this
-    engine's batch and hand-over; what is left of a loop is the SDK, and for this engine retries,
-    pacing and counting. HTTP is no more than the loop has taken in all.
+    The parts are measured as separate rivals, without a profiler. `symbolicai` (for this engine
+    `symbolicai-eased`) is arguments, prompts and `forward`. `aiohttp` is HTTP, and the difference
+    to `aiohttp-parsed` is the SDK's model of the answer. The rest of the calling thread is this
+    engine's batch and hand-over. The rest of a loop is the SDK, and for this engine retries, pacing
+    and counters. HTTP is limited to the total time of the loop.
     """
     cpu = {
         name: found.median
@@ -286,7 +286,7 @@ def cpu_parts(book: Book, workload: str, rivals: Sequence[str]) -> dict[str, dic
         if name not in cpu:
             continue
         own = cpu["symbolicai"] if name == FLOOR else 0.0
-        asking = 0.0  # what the thread that asks takes, where that is not the loop's
+        asking = 0.0  # the calling thread's time, if it is not the loop's thread
         if name == ENGINE and caller is not None:
             asking, own = caller.median, min(cpu[EASED], caller.median)
         made = 0.0 if name in FLOOR_PARTS or name == FLOOR else model

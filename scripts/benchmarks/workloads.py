@@ -1,7 +1,7 @@
-"""What is asked of every rival: how many calls, how many at once, about what.
+"""The workloads: how many calls, how many of them in flight, with which texts.
 
-Every rival gets the same texts and sends the same bodies, those that symbolicai's `GPTXChatEngine`
-would send (`body`); a test holds them to that.
+Every rival gets the same texts and sends the same bodies as symbolicai's `GPTXChatEngine` (`body`),
+which a test checks.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = [
 KEY, MODEL = "sk-of-the-bench", "gpt-4o-mini"
 
 LONG_WORDS, SHARED_WORDS = 7960, 1990
-"""Words that make 8,000 and 2,000 tokens, with what symbolicai puts around them."""
+"""The numbers of words for 8,000 and 2,000 tokens, including what symbolicai adds."""
 
 WORDS = [
     "time",
@@ -75,15 +75,15 @@ WORDS = [
     "story",
     "fact",
 ]
-"""Each is one token of o200k_base, with the space before it."""
+"""Words that are one token of o200k_base each, with the space before them."""
 
 
 class Item(NamedTuple):
-    """One thing to ask.
+    """One text to send.
 
     Attributes:
-        name: Its marker, unlike that of every other item of the run.
-        text: What is asked.
+        name: The marker in the text, unique in the run.
+        text: The text.
     """
 
     name: str
@@ -92,16 +92,16 @@ class Item(NamedTuple):
 
 @dataclass(frozen=True)
 class Workload:
-    """One row of the report's workloads.
+    """A workload: a row of the report.
 
     Attributes:
-        name: How the table and the command line call it.
-        in_flight: How many calls are to be out at once.
+        name: The name in the table and on the command line.
+        in_flight: How many calls are in flight.
         calls: How many calls are timed.
-        delay: The median of the seconds that the server takes for an answer.
+        delay: The median delay of the server, in seconds.
         sigma: The standard deviation of the delay's logarithm; 0 for a fixed delay.
-        prompt: A sentence; 8,000 tokens of its own for each; or a sentence, under an instruction of
-            2,000 tokens that all share.
+        prompt: 'short' for a sentence, 'long' for 8,000 different tokens per item, 'shared' for a
+            sentence with an instruction of 2,000 tokens that all items share.
     """
 
     name: str
@@ -113,23 +113,23 @@ class Workload:
 
     @property
     def instruction(self) -> str:
-        """What every item is asked to be done with."""
+        """The instruction for every item."""
         if self.prompt == "shared":
             return " ".join(random.Random("instruction").choices(WORDS, k=SHARED_WORDS))
         return "Name the one word that fits best, and say why in a short sentence."
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is of those that make up the curve: no delay, short prompts."""
+        """Whether the workload is a point of the curve: no delay, short prompts."""
         return not self.delay and self.prompt == "short"
 
 
 Answer: TypeAlias = "str | None"
-"""What came of an item: the answer, or the text of an error, which is never right; or nothing."""
+"""The result of an item: the answer, or the text of an error, or None if there is none."""
 
 Ask: TypeAlias = Callable[[Sequence[Item]], Sequence[Answer]]
 Open: TypeAlias = Callable[[Workload, str], AbstractContextManager[Ask]]
-"""How a rival is used: given the workload and the server's base URL, a context whose value asks."""
+"""Called with a workload and the base URL: a context manager that gives the `Ask` function."""
 
 
 def _plain(in_flight: int, calls: int) -> Workload:
@@ -149,7 +149,7 @@ FULL = (
     Workload("8,000 tokens, 64 in flight", 64, 192, prompt="long"),
     Workload("shared 2,000 tokens, 64 in flight", 64, 512, prompt="shared"),
 )
-"""All workloads. With a sigma of 0.6 one answer of a hundred takes four times the median."""
+"""All workloads. With a sigma of 0.6, one answer in a hundred takes four times the median."""
 
 QUICK = (
     _plain(1, 60),
@@ -158,16 +158,16 @@ QUICK = (
     Workload("200 ms, 64 in flight", 64, 256, 0.2),
     Workload("8,000 tokens, 64 in flight", 64, 64, prompt="long"),
 )
-"""What `--quick` runs: enough to see that all works, too little for a figure to be quoted."""
+"""The workloads of `--quick`: they show that everything works, but are too small to quote."""
 
 
 def items(workload: Workload, count: int, seed: str) -> list[Item]:
     """Make the items of one measurement.
 
     Args:
-        workload: Of what kind.
-        count: How many.
-        seed: Makes them unlike those of another measurement.
+        workload: The workload.
+        count: How many items.
+        seed: Makes the items of each measurement different.
     """
     made = []
     for number in range(count):
@@ -180,7 +180,7 @@ def items(workload: Workload, count: int, seed: str) -> list[Item]:
 
 
 def body(instruction: str, text: str) -> Mapping[str, Any]:
-    """Return what symbolicai's `GPTXChatEngine` calls the SDK with."""
+    """Return the arguments with which symbolicai's `GPTXChatEngine` calls the SDK."""
     return {
         "messages": [
             {"role": "system", "content": f"<INSTRUCTION/>\n{instruction}\n\n"},
