@@ -1,7 +1,7 @@
 """symbolicai's configuration, read without importing symbolicai.
 
-That takes seconds, and makes a file where there is none. Where it stands is found by symbolicai's
-own rules, the code of which needs nothing else of it.
+The import takes seconds, and creates a configuration file if there is none. The file is located by
+symbolicai's own module `symai/backend/settings.py`, which can be loaded alone.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ MODEL = "NEUROSYMBOLIC_ENGINE_MODEL"
 
 @dataclass(frozen=True)
 class Configuration:
-    """What symbolicai would be configured with, if it were imported here.
+    """The configuration that symbolicai would use if it were imported here.
 
     Attributes:
         path: The file; None if there is none.
         model: The model's name; None if there is none.
         key: The API key; None if there is none.
-        looked_at: The files that may be, in the order of their rank.
+        looked_at: The possible files, in the order in which symbolicai looks for them.
     """
 
     path: Path | None
@@ -43,7 +43,7 @@ def read_configuration() -> Configuration:
     """Read the configuration that symbolicai would use with this working directory.
 
     Raises:
-        ConfigurationError: symbolicai is not there, or could not be imported with it.
+        ConfigurationError: symbolicai is not installed, or could not be imported with the file.
     """
     rules = _rules()
     looked_at = tuple(
@@ -55,7 +55,7 @@ def read_configuration() -> Configuration:
         return Configuration(None, None, None, looked_at)
     values = _read(path)
     if not values.get(KEY) and rules.config_dir != rules._home_config_dir:
-        # As symbolicai does it, which says so at its import.
+        # symbolicai does the same, with a warning at its import.
         path = rules.get_config_path(FILE_NAME, fallback_to_home=True)
         values = _read(path) if path.is_file() else {}
     return Configuration(path, values.get(MODEL) or None, values.get(KEY) or None, looked_at)
@@ -89,7 +89,7 @@ def _read(path: Path) -> Mapping[str, Any]:
     missing = [name for name in (MODEL, KEY) if not isinstance(values, dict) or name not in values]
     if missing:
         raise ConfigurationError(
-            f"{path} has no {missing[0]}. Add it, be it empty: symbolicai can't be imported "
-            "without."
+            f"{path} has no {missing[0]}. Add it, even if it is empty: symbolicai can't be "
+            "imported without it."
         )
     return dict(values)

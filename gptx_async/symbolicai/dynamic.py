@@ -1,4 +1,4 @@
-"""The twin of symbolicai's `DynamicEngine`: another model for a block of code, asynchronously."""
+"""Another model for a `with` block, like symbolicai's `DynamicEngine`, with concurrent calls."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ __all__ = ["AsyncDynamicEngine", "dynamic_engine"]
 
 
 class AsyncDynamicEngine(DynamicEngine):  # type: ignore[misc] # symbolicai ships no types
-    """symbolicai's `DynamicEngine`, whose engine is an `AsyncBatchEngine`; see `dynamic_engine`.
+    """symbolicai's `DynamicEngine` around an `AsyncBatchEngine`; see `dynamic_engine`.
 
-    It has to be a `DynamicEngine`: symbolicai looks for such among its callers' local variables.
+    It must be a subclass: symbolicai looks for instances among its callers' local variables.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class AsyncDynamicEngine(DynamicEngine):  # type: ignore[misc] # symbolicai ship
         client_max_retries: int | None = None,
         **options: Unpack[EngineOptions],
     ) -> None:
-        if model in ENGINE_MAPPING:  # of any other DynamicEngine itself says what is wrong with it
+        if model in ENGINE_MAPPING:  # for other models DynamicEngine raises its own error
             engine_classes.engine_class_of(model)
         super().__init__(
             model, api_key, **engine_classes.client_options(client_timeout, client_max_retries)
@@ -62,27 +62,28 @@ def dynamic_engine(
     client_max_retries: int | None = None,
     **options: Unpack[EngineOptions],
 ) -> AsyncDynamicEngine:
-    """Ask another model within a `with` block, as by symbolicai's `DynamicEngine`.
+    """Use another model within a `with` block, as symbolicai's `DynamicEngine` does.
 
         with gptx_async.dynamic_engine("groq:openai/gpt-oss-20b", key) as engine:
             Symbol("Grey.").query("Which colour?")
 
-    The queries of the block's thread and context go to an `AsyncBatchEngine` around the engine that
-    `DynamicEngine` chooses; it is what the block is given. Blocks may be nested. Threads that the
-    block starts do not see it, as with `DynamicEngine`, unless they run in a copy of its context.
+    Queries of the block's thread and context go to an `AsyncBatchEngine` around the engine that
+    `DynamicEngine` chooses. The `with` statement returns that engine. Blocks may be nested. As with
+    `DynamicEngine`, threads started in the block do not use the engine, unless they run in a copy
+    of its context.
 
     Args:
-        model: One of the models that `DynamicEngine` knows by name.
+        model: A model that `DynamicEngine` knows by name.
         api_key: The provider's key.
         client_timeout: As for `AsyncGPTXBatchEngine`.
         client_max_retries: As for `AsyncGPTXBatchEngine`.
         **options: As for `AsyncBatchEngine`.
 
     Raises:
-        UnsupportedClientError: The engine for the model cannot be asynchronous.
-        ConfigurationError: The engine for the model does not take it for its own; or an option is
-            wrong, which is seen when the block is entered at the latest.
-        ValueError: When the block is entered, as `DynamicEngine` does: no engine is for the model.
+        UnsupportedClientError: The calls of the engine for the model cannot be asynchronous.
+        ConfigurationError: No engine knows the model; or, at the latest on entering the block, an
+            option has a wrong value.
+        ValueError: On entering the block, as with `DynamicEngine`: no engine knows the model.
     """
     return AsyncDynamicEngine(
         model,

@@ -46,19 +46,19 @@ NAMES = (
     PrivateName(
         "symbolicai",
         "components.DynamicEngine._create_engine_instance",
-        "gptx_async.dynamic_engine asks synchronously",
+        "gptx_async.dynamic_engine makes synchronous calls",
         _has("symai.components", "DynamicEngine", "_create_engine_instance"),
     ),
     PrivateName(
         "symbolicai",
         "core_ext.time",
-        "the waits of an engine's own retries hold up the other items of its batch",
+        "the waits of an engine's own retries block the other items of its batch",
         _has("symai.core_ext", "time"),
     ),
     PrivateName(
         "symbolicai",
         "context.CURRENT_ENGINE_VAR",
-        "symbolicai looks for the engine through the variables of all callers, for each item",
+        "symbolicai searches the variables of all callers for the engine, for each item",
         _has("symai.context", "CURRENT_ENGINE_VAR"),
     ),
 )

@@ -1,13 +1,13 @@
-"""What the package changes in the process outside itself, and how all of it is undone.
+"""Everything that the package changes in the process outside itself, and how it is undone.
 
-- `symai.core_ext.time`: see `waits.py`.
-- The levels of the loggers `httpx2` and `httpcore2`, the transport of openai 3: ERROR, as
-  symbolicai sets those of `httpx` and `httpcore`.
-- `openai.api_key`, the root logger's level and its handlers, which the constructor of symbolicai's
-  engines changes. It adds a handler for each engine; one is kept.
+- `symai.core_ext.time`: see `retry_sleep`.
+- The levels of the loggers `httpx2` and `httpcore2`, the transport of openai 3: ERROR, which is
+  what symbolicai sets for `httpx` and `httpcore`.
+- `openai.api_key`, and the root logger's level and handlers, which the constructors of symbolicai's
+  engines change. Each constructor adds a handler; only one is kept.
 
-Engines make the changes, `uninstall` undoes them, and an engine that is called after that makes
-them again, except for the root logger's. All functions are allowed in any thread.
+Engines make the changes and `uninstall` undoes them. An engine that is called afterwards makes them
+again, except for the root logger's. All functions are allowed in any thread.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _TRANSPORT_LOGGERS = ("httpx2", "httpcore2")
 
 @dataclass
 class _Before:
-    """What was there before the changes.
+    """The state before the changes.
 
     Attributes:
-        is_changed: Whether the changes are made.
-        levels: The levels of loggers, by their names; '' is the root logger.
-        handlers: The root logger's handlers that were not there.
-        api_key: The value of `openai.api_key`.
-        api_key_since: The value that an engine has set since.
+        is_changed: Whether the changes are in effect.
+        levels: Levels of loggers by name; '' is the root logger.
+        handlers: The handlers that were added to the root logger.
+        api_key: The previous value of `openai.api_key`.
+        api_key_since: The value that an engine has set.
     """
 
     is_changed: bool = False
@@ -45,20 +45,20 @@ class _Before:
     api_key_since: str | None = None
 
 
-_before: _Before = globals().get("_before") or _Before()  # which outlives a reload
+_before: _Before = globals().get("_before") or _Before()  # survives a reload
 
 
 def are_made() -> bool:
-    """Tell whether the changes are made. Costs next to nothing."""
+    """Return whether the changes are in effect. Fast enough for every query."""
     return _before.is_changed
 
 
 def make(api_key: str | None) -> None:
-    """Make the changes that are not made yet.
+    """Make the changes that are not in effect.
 
     Args:
-        api_key: What `openai.api_key` becomes where it is empty. The engine's forward blames any
-            error on an empty one.
+        api_key: New value of `openai.api_key` if it is empty: the engine's forward attributes any
+            error to an empty key.
     """
     generation.retry_sleep.let_waits_give_way()
     for name in _TRANSPORT_LOGGERS:
@@ -72,7 +72,7 @@ def make(api_key: str | None) -> None:
 
 
 def undo() -> None:
-    """Undo the changes; what somebody else has changed since stays as it is."""
+    """Undo the changes, except where other code has changed the same setting since."""
     _before.is_changed = False
     generation.retry_sleep.let_waits_block()
     for name in [*_before.levels]:
@@ -90,7 +90,7 @@ def undo() -> None:
 
 @contextlib.contextmanager
 def building() -> Iterator[None]:
-    """Note what one of symbolicai's engines changes that is built in the block."""
+    """Record what the constructor of a symbolicai engine changes in the block."""
     root = logging.getLogger()
     handlers = [*root.handlers]
     _before.levels.setdefault("", root.level)
@@ -107,19 +107,19 @@ def building() -> Iterator[None]:
 
 @contextlib.contextmanager
 def setting_key() -> Iterator[None]:
-    """Note what becomes of `openai.api_key` in the block."""
+    """Record a change of `openai.api_key` in the block."""
     before = openai.api_key
     try:
         yield
     finally:
-        if openai.api_key is not before:  # a key may be anything here, also what cannot be compared
+        if openai.api_key is not before:  # not `!=`: a key may be any object
             if before is not _before.api_key_since:
                 _before.api_key = before
             _before.api_key_since = openai.api_key
 
 
 def _is_like_symbolicais(handler: logging.Handler) -> bool:
-    """Tell whether a handler prints on standard error, with the time and from INFO on."""
+    """Return whether a handler looks like symbolicai's: a stream, INFO, and times in the format."""
     return (
         type(handler) is logging.StreamHandler
         and handler.level == logging.INFO

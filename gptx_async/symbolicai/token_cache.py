@@ -1,7 +1,7 @@
-"""A tokenizer that remembers: symbolicai's `forward` tokenises each prompt several times over.
+"""A tokenizer with a cache, because symbolicai's `forward` tokenizes each prompt several times.
 
-It counts and cuts by `encode`, some ten times for one item, of the same few texts. What was encoded
-lately is encoded no second time; everything else is tiktoken's own.
+It counts and truncates by `encode`, about ten times per item, for the same few texts. Recently
+encoded texts come from the cache; everything else is tiktoken's own code.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import tiktoken
 __all__ = ["RememberingEncoding", "remembering"]
 
 REMEMBERED = 32
-"""How many texts are remembered: those of one item are few, and come one after the other, but from
-several threads at once. A prompt of 8,000 tokens takes some 100 kB here."""
+"""Number of texts in the cache. An item has a few texts, encoded one after another, but several
+threads encode at once. A prompt of 8,000 tokens takes about 100 kB."""
 
 
 class RememberingEncoding(tiktoken.Encoding):
-    """An `Encoding` that shares all with another one, and remembers what it has encoded.
+    """An `Encoding` that shares the data of another encoding and caches what it encodes.
 
     Allowed in any thread.
 
     Args:
-        encoding: The other one.
+        encoding: The other encoding.
     """
 
     def __init__(self, encoding: tiktoken.Encoding) -> None:
@@ -36,7 +36,7 @@ class RememberingEncoding(tiktoken.Encoding):
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle by the other one, which is pickled by its name."""
+        """Pickle as the other encoding, which is pickled by its name."""
         return type(self), (self._encoding,)
 
     def encode(
@@ -46,19 +46,19 @@ class RememberingEncoding(tiktoken.Encoding):
         allowed_special: Literal["all"] | Set[str] = frozenset(),
         disallowed_special: Literal["all"] | Collection[str] = "all",
     ) -> list[int]:
-        """Encode a text, as `tiktoken.Encoding.encode` does; the list is the caller's own.
+        """Encode a text as `tiktoken.Encoding.encode` does. The caller may change the list.
 
         Args:
             text: The text.
-            allowed_special: Which special tokens it may hold.
-            disallowed_special: Which special tokens it may not hold.
+            allowed_special: Special tokens that the text may contain.
+            disallowed_special: Special tokens that the text must not contain.
 
         Raises:
-            ValueError: It holds a special token that it may not.
+            ValueError: The text contains a disallowed special token.
         """
         if type(text) is str and not allowed_special:
             if disallowed_special == "all":
-                # As tiktoken's own pattern: any of them, anywhere. It makes the error, too.
+                # As tiktoken's own pattern finds them. tiktoken itself raises the error below.
                 is_plain = not any(special in text for special in self.special_tokens_set)
             else:
                 is_plain = not disallowed_special
@@ -70,5 +70,5 @@ class RememberingEncoding(tiktoken.Encoding):
 
 
 def remembering(tokenizer: Any) -> Any:
-    """Return a tokenizer that remembers, if it is tiktoken's own; any other as it is."""
+    """Return a caching tokenizer for one of tiktoken; return any other tokenizer unchanged."""
     return RememberingEncoding(tokenizer) if type(tokenizer) is tiktoken.Encoding else tokenizer

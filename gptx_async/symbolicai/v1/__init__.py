@@ -1,5 +1,5 @@
-"""What is particular to symbolicai 1.x: its engine classes, clients and engine lookup.
+"""What only symbolicai 1.x has: its engine classes, their clients and the engine lookup.
 
-This room knows private names of symbolicai 1.x. It must not be imported by code for another
-generation of symbolicai.
+This room knows private names of symbolicai 1.x. It must not know another generation. Shared modules
+import it through `generation`.
 """

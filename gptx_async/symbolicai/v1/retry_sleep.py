@@ -1,9 +1,9 @@
-"""The waits of symbolicai's own retries: within a batch they let the other items go on.
+"""The waits of symbolicai's own retries: in a batch they do not block the other items.
 
-The `forward` of some engines (Groq, OpenRouter, Cerebras) tries again by itself, by
-`symai.core_ext.retry`, and sleeps in between. It runs in the thread that drives the batch, so a
-real sleep of one item would hold up all others. That decorator stays as it is, delays and all; what
-it finds under the name `time` is a stand-in.
+The `forward` of some engines (Groq, OpenRouter, Cerebras) retries by `symai.core_ext.retry`, and
+sleeps between attempts. It runs in the thread that drives the batch, so a real sleep would block
+all items. The decorator and its delays stay unchanged; only the module that it knows as `time` is
+replaced.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ _FINAL = (
     ResponseTooLargeError,
     ServiceClosedError,
 )
-"""The package's own errors that the next try would raise again."""
+"""The package's own errors that another attempt would raise again."""
 
 
 def let_waits_give_way() -> None:
-    """Let the sleeps of symbolicai's `retry` give way within items. Allowed in any thread.
+    """Make the sleeps of symbolicai's `retry` let other items run. Allowed in any thread.
 
-    To do it twice does nothing.
+    A second call has no effect.
     """
     module = getattr(core_ext, "time", None)
     if module is not None and not isinstance(module, _Time):
@@ -48,20 +48,20 @@ def let_waits_give_way() -> None:
 
 
 def let_waits_block() -> None:
-    """Put back the module that `let_waits_give_way` replaced. Allowed in any thread.
+    """Restore the module that `let_waits_give_way` replaced. Allowed in any thread.
 
-    An item that begins to wait afterwards holds up its batch for as long as it waits.
+    An item that starts to wait afterwards blocks its batch until the wait ends.
     """
     module: Any = getattr(core_ext, "time", None)
-    while getattr(module, "is_stand_in_of_gptx_async", False):  # also of a class before a reload
+    while getattr(module, "is_stand_in_of_gptx_async", False):  # also from before a reload
         module = core_ext.time = module._module
 
 
 class _Time:
-    """The module `time`, as `symai.core_ext` sees it.
+    """The module `time` for `symai.core_ext`, with a `sleep` that does not block a batch.
 
     Args:
-        module: The one whose place it takes.
+        module: The module that it replaces.
     """
 
     is_stand_in_of_gptx_async = True
@@ -73,10 +73,10 @@ class _Time:
         return getattr(self._module, name)
 
     def sleep(self, seconds: float) -> None:
-        """Sleep; as an item of a batch on the background loop, and out of the item's greenlet.
+        """Sleep. In an item of a batch, wait on the background loop while other items run.
 
         Raises:
-            Exception: The failure that is being handled, if to try again is of no use.
+            Exception: The error that is being handled, if another attempt would be useless.
         """
         failure = sys.exception()
         if isinstance(failure, Exception) and _is_final(failure):
@@ -88,5 +88,5 @@ class _Time:
 
 
 def _is_final(failure: Exception) -> bool:
-    # Where no remedy is given, forward raises a ValueError in the place of what the call raised.
+    # Without a remedy, forward raises a ValueError in place of the call's own error.
     return isinstance(failure, _FINAL) or isinstance(failure.__context__, _FINAL)
