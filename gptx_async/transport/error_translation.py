@@ -5,7 +5,7 @@ from __future__ import annotations
 import aiohttp
 import openai
 
-from ..errors import TimeoutError  # noqa: A004 - the package's own class is meant
+from .. import errors
 from .httpx_package import package_of
 
 __all__ = ["httpx_error", "sync_error_of"]
@@ -34,7 +34,7 @@ def sync_error_of(error: openai.APITimeoutError, timeout: float | None) -> Excep
         return connection_error
     if timeout is None:
         return error
-    timeout_error = TimeoutError(
+    timeout_error = errors.TimeoutError(
         f"An attempt took longer than its timeout of {timeout} s. Allow more time with timeout=."
     )
     timeout_error.__cause__ = error
