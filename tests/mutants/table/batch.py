@@ -184,7 +184,7 @@ has_arrived = await _wait_on_loop(self.arrivals, self._slice_seconds())
         except Exception as error:
 """,
         "whatever an item raises fails that item only",
-        ("test_item_failures.py", "test_batch.py"),
+        ("test_outcomes.py", "test_batch.py"),
     ),
     Mutant(
         "B20-greenlet-exit-is-a-result",
@@ -195,6 +195,6 @@ has_arrived = await _wait_on_loop(self.arrivals, self._slice_seconds())
 """,
         "",
         "a greenlet returns a GreenletExit that ended it",
-        ("test_item_failures.py", "test_batch.py"),
+        ("test_outcomes.py", "test_batch.py"),
     ),
 ]

@@ -193,7 +193,7 @@ MUTANTS = [
         "        except BaseException as error:\n",
         "        except Exception as error:\n",
         "an item's failure is its own",
-        ("test_item_failures.py",),
+        ("test_outcomes.py",),
     ),
     Mutant(
         "F25-greenlet-exit",
@@ -201,7 +201,7 @@ MUTANTS = [
         "if isinstance(left, greenlet.GreenletExit):",
         "if False:",
         "a greenlet returns the GreenletExit that ends it",
-        ("test_item_failures.py",),
+        ("test_outcomes.py",),
     ),
     Mutant(
         "F26-stop-iteration",
@@ -209,7 +209,7 @@ MUTANTS = [
         "if not self._in_frame:",
         "if True:",
         "Python replaces a StopIteration that leaves a generator",
-        ("test_item_failures.py",),
+        ("test_outcomes.py",),
     ),
     Mutant(
         "F27-second-interrupt",
@@ -217,7 +217,7 @@ MUTANTS = [
         "            self.attach_results(interrupt)\n",
         "",
         "a second Ctrl-C has the results, too",
-        ("test_item_failures.py",),
+        ("test_outcomes.py",),
     ),
     Mutant(
         "F28-permit-of-missing-workers",

@@ -208,7 +208,7 @@ MUTANTS = [
     except Exception as error:
         return None, error""",
         "an item may raise asyncio's CancelledError without ending the run",
-        ("test_item_failures.py",),
+        ("test_outcomes.py",),
     ),
     Mutant(
         "K4-cancel-leaves-workers",
@@ -581,7 +581,7 @@ MUTANTS = [
         'object.__setattr__(error, "results", results)',
         'setattr(error, "results", results)',
         "an error may be a frozen dataclass",
-        ("test_item_failures.py",),
+        ("test_outcomes.py",),
     ),
     Mutant(
         "N10-second-interrupt",
@@ -593,7 +593,7 @@ MUTANTS = [
 """,
         "",
         "a second Ctrl-C gets what is done as well",
-        ("test_item_failures.py", "test_map.py"),
+        ("test_outcomes.py", "test_map.py"),
     ),
     Mutant(
         "N11-stop-iteration-in-frame",
@@ -606,6 +606,6 @@ MUTANTS = [
             raise
 """,
         "Python lets no generator or coroutine raise a StopIteration",
-        ("test_item_failures.py", "test_map.py"),
+        ("test_outcomes.py", "test_map.py"),
     ),
 ]

@@ -11,7 +11,7 @@ MUTANTS = [
 """,
         "",
         "an engine put into symbolicai's context variable is taken away before code of others runs",
-        ("test_lookup.py::test_code_of_the_application_finds_no_engine_put_for_it",),
+        ("test_engine_lookup.py::test_code_of_the_application_finds_no_engine_put_for_it",),
     ),
     Mutant(
         "Br2-copy-escapes",
@@ -27,7 +27,7 @@ MUTANTS = [
         "    if face is None or face._behind != behind:",
         "    if face is None:",
         "a resource that was replaced on the client counts from the next call on",
-        ("test_bridge_faces.py",),
+        ("test_stand_in_attributes.py",),
     ),
     Mutant(
         "Br4-streaming-response-on-loop",
@@ -35,7 +35,7 @@ MUTANTS = [
         '"stream", "with_streaming_response"}',
         '"stream"}',
         "a streamed answer is read in the caller's thread, from a connection of the sync client",
-        ("test_bridge_faces.py",),
+        ("test_stand_in_attributes.py",),
     ),
     Mutant(
         "Br5-async-page-out",
@@ -48,7 +48,7 @@ MUTANTS = [
     return result
 """,
         "a page of a list is the sync class, whose further pages the sync client fetches",
-        ("test_bridge.py::test_answers_are_those_of_the_sync_client",),
+        ("test_stand_in_client.py::test_answers_are_those_of_the_sync_client",),
     ),
     Mutant(
         "Br6-type-error-async-name",
@@ -192,7 +192,7 @@ MUTANTS = [
         "return [*self._tokens_of(text)]",
         "return self._tokens_of(text)",
         "the list that is returned is the caller's own",
-        ("test_tokens.py",),
+        ("test_token_cache.py",),
     ),
     Mutant(
         "T2-special-unchecked",
@@ -200,7 +200,7 @@ MUTANTS = [
         "not any(special in text for special in self.special_tokens_set)",
         "True",
         "a special token in a text is refused, remembered or not",
-        ("test_tokens.py::test_it_encodes_as_tiktoken_does_the_first_time_and_again",),
+        ("test_token_cache.py::test_it_encodes_as_tiktoken_does_the_first_time_and_again",),
     ),
     Mutant(
         "T3-subclass-of-str",
@@ -208,7 +208,7 @@ MUTANTS = [
         "if type(text) is str and not allowed_special:",
         "if isinstance(text, str) and not allowed_special:",
         "a subclass of str may behave in another way",
-        ("test_tokens.py",),
+        ("test_token_cache.py",),
     ),
     Mutant(
         "L1-not-taken-away",
@@ -218,7 +218,7 @@ MUTANTS = [
             _thread.is_active = False""",
         "            _thread.is_active = False",
         "what was put into symbolicai's context variable must not stay there",
-        ("test_lookup.py",),
+        ("test_engine_lookup.py",),
     ),
     Mutant(
         "L2-over-another",
@@ -237,7 +237,9 @@ MUTANTS = [
         "if found is None or found[0]() is not self._argument:",
         "if found is None:",
         "what was found for one argument does not hold for another",
-        ("test_lookup.py::test_a_block_within_a_handler_counts_the_tokens_of_what_is_asked_in_it",),
+        (
+            "test_engine_lookup.py::test_a_block_within_a_handler_counts_the_tokens_of_what_is_asked_in_it",
+        ),
     ),
     Mutant(
         "L4-left-block",

@@ -73,7 +73,7 @@ MUTANTS = [
         "not (transport.proxy or transport.uds)",
         "not transport.uds",
         "only httpx knows how to use a proxy",
-        ("test_wire.py", "test_bridge.py"),
+        ("test_wire.py", "test_stand_in_client.py"),
     ),
     Mutant(
         "W9-no-request-id",
@@ -129,7 +129,7 @@ MUTANTS = [
         (
             "test_exchange.py",
             "test_wire.py::test_an_attempt_that_is_late_is_the_same_error",
-            "test_bridge.py::test_a_timeout_is_a_timeout",
+            "test_stand_in_client.py::test_a_timeout_is_a_timeout",
         ),
     ),
     Mutant(
@@ -275,7 +275,7 @@ MUTANTS = [
         "if connection.protocol is not None and _is_idle(connection.protocol):",
         "if connection.protocol is not None:",
         "aiohttp would take what nobody asked for as the next answer",
-        ("test_bridge.py", "test_wire.py"),
+        ("test_stand_in_client.py", "test_wire.py"),
     ),
     Mutant(
         "W25-used-client-dropped",
@@ -392,7 +392,7 @@ MUTANTS = [
             True
 """,
         "a test may set a method on the client itself",
-        ("test_bridge_faces.py",),
+        ("test_stand_in_attributes.py",),
     ),
     Mutant(
         "W37-tracer-is-a-double",
