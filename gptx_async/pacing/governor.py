@@ -567,7 +567,11 @@ class Governor:
         self._after_failure(now)
 
     def settle_failure(
-        self, permit: Permit, error: Exception, unreachable: bool, now: float
+        self,
+        permit: Permit,
+        error: Exception,
+        unreachable: bool,  # noqa: FBT001 - a permit passes all of these on by position
+        now: float,
     ) -> None:
         """Learn from another error; unreachable: no connection, 502, 504."""
         permit.ticket.faults += 1
@@ -651,7 +655,7 @@ class Governor:
     def _look(self) -> None:
         self._watcher = None
         now = asyncio.get_running_loop().time()
-        self._failures.note_blocked(self._is_blocked(now), now)
+        self._failures.note_blocked(now, is_blocked=self._is_blocked(now))
         self._end_starved(now)
         self._watch(now)
 

@@ -63,7 +63,7 @@ class Failures:
         self.in_row = 0
         self.since = self.blocked_since = None
 
-    def note_blocked(self, is_blocked: bool, now: float) -> None:
+    def note_blocked(self, now: float, *, is_blocked: bool) -> None:
         """Note whether refusals alone keep all tickets waiting."""
         if not is_blocked:
             self.blocked_since = None

@@ -79,7 +79,11 @@ class Admitting(Protocol):
         """Learn from a 503 or 529."""
 
     def settle_failure(
-        self, permit: Permit, error: Exception, unreachable: bool, now: float
+        self,
+        permit: Permit,
+        error: Exception,
+        unreachable: bool,  # noqa: FBT001 - a permit passes all of these on by position
+        now: float,
     ) -> None:
         """Learn from another error."""
 

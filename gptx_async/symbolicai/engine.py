@@ -137,7 +137,7 @@ class AsyncBatchEngine(EngineProxy, OptionProperties, BatchEngine):  # type: ign
         # second handler to the root logger, so that each line is printed twice.
         self._sync_engine = sync_engine
         self._pacing = Pacing(checked("max_concurrency", max_concurrency), rate_limit, adaptive)
-        self._recorder = Recorder(prices, max_cost, log_content)
+        self._recorder = Recorder(prices, max_cost, log_content=log_content)
         self.window = window
         self.deadline = deadline
         self.timeout = timeout

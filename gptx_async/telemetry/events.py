@@ -132,7 +132,7 @@ def is_enabled(event: str) -> bool:
     return _logger(event).isEnabledFor(EVENTS[event][0])
 
 
-def configure_logging(json: bool = False, level: int | str = "INFO") -> None:
+def configure_logging(*, json: bool = False, level: int | str = "INFO") -> None:
     """Show the package's events on standard error, for scripts without their own logging.
 
     It configures only the logger "gptx_async", whose records then no longer reach the root logger's

@@ -98,7 +98,7 @@ class Recorder:
         self,
         prices: Mapping[str, Sequence[float]] | None = None,
         max_cost: float | None = None,
-        log_content: bool = False,
+        log_content: bool = False,  # noqa: FBT001, FBT002 - pickle passes it on by position
         *,
         clock: Callable[[], float] = clock.seconds,
         tracer_provider: TracerProvider | None = None,

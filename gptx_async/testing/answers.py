@@ -140,10 +140,12 @@ def models(_request: RecordedRequest, _replies: Sequence[Reply]) -> Body:
 
 
 ENDPOINTS: Mapping[tuple[str, str], Endpoint] = {
-    ("POST", "/v1/chat/completions"): Endpoint(("model", "messages"), True, chat_completion),
-    ("POST", "/v1/responses"): Endpoint(("model", "input"), True, response),
-    ("POST", "/v1/embeddings"): Endpoint(("model", "input"), False, embeddings),
-    ("GET", "/v1/models"): Endpoint((), False, models),
+    ("POST", "/v1/chat/completions"): Endpoint(
+        ("model", "messages"), speaks=True, answer=chat_completion
+    ),
+    ("POST", "/v1/responses"): Endpoint(("model", "input"), speaks=True, answer=response),
+    ("POST", "/v1/embeddings"): Endpoint(("model", "input"), speaks=False, answer=embeddings),
+    ("GET", "/v1/models"): Endpoint((), speaks=False, answer=models),
 }
 """The endpoints by method and path."""
 

@@ -136,7 +136,7 @@ class Server:
         self._held.append(answer)
         return True
 
-    def set(self, median: float = 0.0, sigma: float = 0.0, held: bool = False) -> None:
+    def set(self, median: float = 0.0, sigma: float = 0.0, *, held: bool = False) -> None:
         """Change how requests are answered from now on, and send the answers that were held.
 
         Args:

@@ -258,7 +258,7 @@ def test_a_child_forked_while_counting_starts_from_zero() -> None:
 
 
 def test_pickles_its_settings_and_not_its_counts() -> None:
-    recorder = Recorder(PRICES, 5.0, True)
+    recorder = Recorder(PRICES, 5.0, log_content=True)
     sent(recorder).answered(response())
     copy = pickle.loads(pickle.dumps(recorder))
     assert (copy.max_cost, copy.log_content, copy.stats().calls) == (5.0, True, 0)
