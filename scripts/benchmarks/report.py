@@ -1,4 +1,4 @@
-"""The report of a run: tables in Markdown, JSON, and two pictures."""
+"""The report of a run: tables in Markdown, JSON, and two charts."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ COLOURS = {
     "async-batch-llm": "#b8860b",
     "litellm": "#d4b106",
 }
-"""The lines of the curve: the same hue for what is of one kind."""
+"""The colours of the curves. Related rivals have the same hue."""
 
 OF_THE_STACK = (ENGINE, FLOOR, "sdk", "sdk-aiohttp", "sdk-aiohttp-small", "aiohttp-parsed")
 
@@ -46,7 +46,7 @@ SHOWN_WRONG = 20
 
 
 def machine() -> dict[str, str]:
-    """Return what the figures were made on, as far as it matters to them."""
+    """Return the hardware and versions that matter for the results."""
     versions = {
         name: importlib.metadata.version(name) for name in ("openai", "aiohttp", "symbolicai")
     }
@@ -135,9 +135,9 @@ def _others_block(book: Book, workloads: Sequence[Workload]) -> str:
 
 
 def _server_share(book: Book, workload: Workload) -> float | None:
-    """Return the greatest part of a core that the server used for a rival: it is never the limit.
+    """Return the highest share of a core that the server used, to show that it is not the limit.
 
-    Bare sockets are left out: they are there to find out how much it can do.
+    Bare sockets do not count: they measure the capacity of the server.
     """
     shares = (
         book.spread(name, workload.name, lambda each: each.server_share)
@@ -166,7 +166,7 @@ def _targets_block(book: Book) -> str:
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Lay out a table in Markdown; all columns but the first to the right."""
+    """Format a Markdown table. All columns but the first are right-aligned."""
     widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
 
     def lay(cells: Sequence[str]) -> str:
@@ -178,7 +178,7 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def write_json(book: Book, workloads: Sequence[Workload], path: str) -> None:
-    """Write all figures, raw and worked out."""
+    """Write all results, raw and evaluated."""
     content: dict[str, Any] = {
         "machine": machine(),
         "workloads": [asdict(workload) for workload in workloads],
@@ -190,7 +190,7 @@ def write_json(book: Book, workloads: Sequence[Workload], path: str) -> None:
 
 
 def draw(book: Book, workloads: Sequence[Workload], folder: str) -> list[Path]:
-    """Draw the two pictures, and return where they are."""
+    """Draw the two charts, and return their paths."""
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
     import matplotlib
 
@@ -203,7 +203,7 @@ def draw(book: Book, workloads: Sequence[Workload], folder: str) -> list[Path]:
 
 
 def _draw_curve(book: Book, workloads: Sequence[Workload], folder: Path) -> Path:
-    """Draw calls a second over calls in flight; the bars are the least and the most."""
+    """Draw calls per second over calls in flight. The bars show minimum and maximum."""
     from matplotlib import pyplot, ticker
 
     figure, axis = pyplot.subplots(figsize=(9, 6))
@@ -248,7 +248,7 @@ def _draw_curve(book: Book, workloads: Sequence[Workload], folder: Path) -> Path
 
 
 def _draw_stack(book: Book, folder: Path) -> Path:
-    """Draw the CPU time of a call, stacked by where it goes."""
+    """Draw the CPU time of a call, stacked by part."""
     from matplotlib import pyplot
 
     parts = cpu_parts(book, STACKED_AT, OF_THE_STACK)

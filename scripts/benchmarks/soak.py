@@ -1,29 +1,26 @@
-"""Load of every kind at once, for minutes: is every item accounted for, and does nothing grow?
+"""Mixed load for minutes: check that no item is lost and that nothing leaks.
 
     python -m benchmarks.soak [MINUTES] [--plot FILE]
 
-Threads that query, batches, coroutines on loops, deadlines, timeouts, cancels, forks that end by
-`sys.exit`, processes of `multiprocessing`; every fault that `FakeOpenAI` has. The server is a
-process of its own, so that the figures are those of the client side alone.
+The load is threads that query, batches, coroutines on loops, deadlines, timeouts, cancellations,
+forks that end with `sys.exit`, processes of `multiprocessing`, and every fault of `FakeOpenAI`. The
+server is a separate process, so the measurements show only the client.
 
-Every item has a text of its own that says what is to become of it, and the right answer follows
-from the text alone. In the end each item asked was answered, failed or was cancelled, once, as it
-was to be; and resident memory, the blocks that Python has allocated, threads and descriptors were
-flat in the second half of the run.
+The text of each item determines its outcome and its right answer. At the end every item must have
+been answered, failed or cancelled exactly once, as expected. Resident memory, Python's allocated
+blocks, threads and descriptors must be flat in the second half of the run.
 
-How 'flat' is measured: under load the figures go up and down with it, by more than a leak would add
-in minutes. So the run is cut into rounds, and at the end of each the workers rest until the pool
-has no idle connection; what is held then is held for good. At the first rest they run out by
-themselves, which takes some ten seconds; later ones are ended by as many requests that the server
-resets, so that a run of a minute is load for most of it. Through the rests of the
-second half (three of them at least) the Theil-Sen line is laid, the median of the slopes of all
-pairs, and its rise over the half has to be less than 1 % of the figure's median, or 2 % in a run of
-less than two minutes, of which warming up is a greater part. Threads and
-descriptors are whole things, of which a rise by less than one is none. What falls is flat.
+How 'flat' is measured: under load the values vary more than a leak adds in minutes. So the run has
+rounds, and after each round the workers rest until the pool has no idle connection. What is held
+then is held permanently. At the first rest the connections expire, which takes about ten seconds.
+Later they are ended by requests that the server resets, so that a short run is mostly load. A
+Theil-Sen line (the median of the slopes of all pairs) is fitted to the rests of the second half, at
+least three. Its rise must be less than 1 % of the median, or 2 % in a run of less than two minutes,
+of which the warm-up is a larger part. For threads and descriptors a rise below one is ignored. A
+falling value is flat.
 
-Resident memory rises, too, by what the allocators keep for the next peak of the load. The blocks
-are Python's own count of what is held, without that. They go up and down with the connections that
-are kept, and are given 3 %.
+Resident memory also rises because allocators keep memory for the next peak. Python's block count
+does not include that. It varies with the open connections, so 3 % are allowed.
 """
 
 from __future__ import annotations
@@ -66,36 +63,36 @@ __all__ = ["FIGURES", "Flatness", "Ledger", "Sample", "flatness", "main", "soak"
 KEY, MODEL = "sk-of-the-soak", "gpt-4o-mini"
 
 LATENCY = 0.02
-"""Seconds that an answer takes: some calls are always out, and the processor has a rest."""
+"""The seconds before an answer: some calls are always in flight, and the CPU is not saturated."""
 
 PAUSE = 0.05
-"""Seconds between the rounds of one worker; the load is bounded by it, not by the machine."""
+"""Seconds between the rounds of one worker. This limits the load, not the machine."""
 
 REST_SECONDS = 11.0
-"""How long the workers rest at most: the pool keeps an idle connection for five seconds, and looks
-for those that are due every five. They rest no longer when as few descriptors as ever are open."""
+"""The longest rest: the pool keeps idle connections for five seconds and checks them every five. A
+rest ends early when the number of open descriptors reaches its minimum."""
 
 ROUND_SECONDS = 3.0
-"""How long the load of one round lasts at least."""
+"""The shortest load of one round."""
 
 ROUNDS = 5
-"""How many rests there are at least: three are in the second half, with the one in the middle."""
+"""The lowest number of rests: three are in the second half, including the middle one."""
 
 CHILDREN = ("os.fork", "fork", "os.fork", "spawn")
-"""How child processes are made, in turn."""
+"""The ways to create child processes, used in turn."""
 
 SERVE = "--serve"
-"""The hidden argument with which this module is the server's process."""
+"""The hidden argument that makes this module run the server."""
 
 WAIT_SECONDS = 30.0
-"""How long a child process, or a worker's last round, may take: beyond it, it hangs."""
+"""How long a child process, or the last round of a worker, may take before it counts as hung."""
 
 Fate = Literal["answered", "emptied", "failed"]
-"""What is to become of an item: with its answer, with no choices, or with an error."""
+"""The expected outcome of an item: its answer, no choices, or an error."""
 
 
 class Kind(NamedTuple):
-    """What goes wrong with an item, and what is to become of it then."""
+    """The fault of an item, and its expected outcome."""
 
     fault: Fault | None
     fate: Fate
@@ -129,18 +126,18 @@ OF_ONE = [name for name in KINDS if name != "never"]
 
 
 def answer_to(text: str) -> str:
-    """Return the one right answer to an item."""
+    """Return the right answer to an item."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class Ledger:
-    """Knows of every item what it is to become, until it has; allowed in any thread.
+    """Records every item until it ends, and checks its outcome. Allowed in any thread.
 
     Attributes:
-        asked: How many items were begun.
-        ended: How many ended, by how: 'answered', 'emptied', 'failed' or 'cancelled'.
-        kinds: How many of each kind were begun.
-        wrongs: What went wrong, in sentences; the first of them.
+        asked: How many items were started.
+        ended: How many items ended, by outcome: 'answered', 'emptied', 'failed' or 'cancelled'.
+        kinds: How many items of each kind were started.
+        wrongs: The first problems, one sentence each.
     """
 
     def __init__(self) -> None:
@@ -153,7 +150,7 @@ class Ledger:
         self._lock = threading.Lock()
 
     def begin(self, kind: str, worker: str) -> str:
-        """Note an item, and return its text, which no other has."""
+        """Record an item, and return its unique text."""
         with self._lock:
             text = f"item {next(self._numbers)} of {worker} is {kind}"
             self._open[text] = kind
@@ -162,11 +159,11 @@ class Ledger:
         return text
 
     def end(self, text: str, how: str, outputs: Sequence[Any] = (), note: str = "") -> None:
-        """Note what became of an item, which is 'failed', 'cancelled', or has outputs."""
+        """Record the outcome of an item: 'failed', 'cancelled', or its outputs."""
         with self._lock:
             kind = self._open.pop(text, None)
             if kind is None:
-                self.add_wrong(f"'{text}' ended twice, or was never asked.")
+                self.add_wrong(f"'{text}' ended twice, or was never started.")
                 return
             self.ended[how] += 1
             if how in ("answered", "emptied") and how != KINDS[kind].fate:
@@ -177,19 +174,19 @@ class Ledger:
                 self.add_wrong(f"'{text}' failed: {note}")
 
     def add_wrong(self, sentence: str) -> None:
-        """Note that something is wrong; of very many, the first are enough."""
+        """Record a problem. Only the first ones are kept."""
         if len(self.wrongs) < 20:
             self.wrongs.append(sentence[:500])
 
     @property
     def lost(self) -> list[str]:
-        """Return the texts of the items that were asked and did not end."""
+        """The texts of the items that did not end."""
         with self._lock:
             return [*self._open]
 
 
 class Sample(NamedTuple):
-    """The process at one moment: seconds since the start, and the figures."""
+    """The state of the process at one moment: seconds since the start, and the values."""
 
     seconds: float
     memory: float
@@ -207,11 +204,11 @@ FIGURES = {
 
 
 _looking = threading.Lock()
-"""Held while /proc is read: that takes a descriptor itself."""
+"""Held while /proc is read, because that opens a descriptor."""
 
 
 def take_sample(began: float) -> Sample:
-    """Look at this process now, one thread at a time; Linux's /proc tells."""
+    """Measure this process with Linux's /proc, one thread at a time."""
     with _looking:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         return Sample(
@@ -224,16 +221,16 @@ def take_sample(began: float) -> Sample:
 
 
 SHORT_SECONDS = 120.0
-"""Up to how long a run is a short one, in which memory may rise by 2 %, not 1 %."""
+"""Runs up to this length are short: memory may rise by 2 % in place of 1 %."""
 
 
 BLOCKS_SHARE = 0.03
-"""By which part of themselves Python's blocks may rise in the second half: they go up and down by
-one percent with the connections that are kept. A leak that was found so had made it four."""
+"""The allowed rise of Python's blocks in the second half, as a share. They vary by one percent with
+the open connections. A leak that this found was four percent."""
 
 
 class Flatness(NamedTuple):
-    """How a figure moved in the second half: its median, its rise, and what it may rise by."""
+    """The change of a value in the second half: its median, its rise, and the allowed rise."""
 
     level: float
     rise: float
@@ -241,32 +238,32 @@ class Flatness(NamedTuple):
 
     @property
     def is_flat(self) -> bool:
-        """Tell whether it has risen by less than it may."""
+        """Whether the rise is below the allowed rise."""
         return self.rise < self.allowed
 
     @property
     def percent(self) -> float:
-        """Return the rise in parts of a hundred of the level."""
+        """The rise in percent of the median."""
         return 100 * self.rise / self.level if self.level else 0.0
 
 
 def flatness(
     seconds: Sequence[float], values: Sequence[float], unit: float = 0.0, share: float = 0.01
 ) -> Flatness:
-    """Measure how a figure moved in the second half of a run; the module says how.
+    """Measure the change of a value in the second half of a run, as the module describes.
 
     Args:
-        seconds: When each value was taken, rising.
-        values: The figure at each rest.
-        unit: A rise of less than this is none, for figures that are whole things.
-        share: The rise that is allowed, as a part of the median.
+        seconds: The times of the values, in ascending order.
+        values: The value at each rest.
+        unit: A smaller rise than this is ignored, for values that are counts.
+        share: The allowed rise, as a share of the median.
 
     Raises:
-        ValueError: The second half has fewer than three values, which say nothing of a slope.
+        ValueError: The second half has fewer than three values.
     """
     half = [*zip(seconds, values, strict=True)][len(values) // 2 :]
     if len(half) < 3:
-        raise ValueError(f"{len(half)} values say nothing of a slope. Let it run longer.")
+        raise ValueError(f"{len(half)} values are too few for a slope. Run it longer.")
     slopes = [(b - a) / (t - s) for (s, a), (t, b) in itertools.combinations(half, 2)]
     level = statistics.median(v for _, v in half)
     return Flatness(
@@ -276,11 +273,11 @@ def flatness(
 
 @dataclass
 class Run:
-    """What the workers share.
+    """The state that the workers share.
 
     Attributes:
         engine: The engine under load.
-        ledger: What was asked.
+        ledger: The items.
         stop: Set when the time is over.
     """
 
@@ -294,7 +291,7 @@ class Run:
 
     @contextlib.contextmanager
     def at_work(self) -> Iterator[None]:
-        """Wait until nobody rests, and be counted as at work."""
+        """Wait until the rest is over, and count this worker as active in the block."""
         with self._changed:
             self._changed.wait_for(lambda: not self._resting)
             self._at_work += 1
@@ -307,11 +304,11 @@ class Run:
 
     @contextlib.contextmanager
     def at_rest(self) -> Iterator[None]:
-        """Wait until nobody is at work, and keep it so."""
+        """Wait until no worker is active, and keep them from starting in the block."""
         with self._changed:
             self._resting = True
             if not self._changed.wait_for(lambda: self._at_work == 0, WAIT_SECONDS):
-                self.ledger.add_wrong(f"{self._at_work} workers hang, and do not rest.")
+                self.ledger.add_wrong(f"{self._at_work} workers hang and do not rest.")
         yield
         with self._changed:
             self._resting = False
@@ -330,17 +327,17 @@ class Run:
         return arguments
 
     def begin(self, source: random.Random, kinds: Sequence[str], count: int) -> list[str]:
-        """Note items of kinds that are drawn."""
+        """Record items of random kinds."""
         worker = threading.current_thread().name
         return [self.ledger.begin(source.choice(kinds), worker) for _ in range(count)]
 
     def break_connections(self, count: int) -> None:
-        """Let the server reset so many idle connections: each request takes one out of the pool."""
+        """End idle connections: each request takes one from the pool, and the server resets it."""
         texts = [self.ledger.begin("resetbefore", "the rest") for _ in range(count)]
         self.end(texts, self.engine.forward(self.make_arguments(texts)))
 
     def end(self, texts: Sequence[str], answers: Any) -> None:
-        """Note what a batch came to."""
+        """Record the outcome of a batch."""
         for text, outputs, metadata in zip(texts, *answers, strict=True):
             if metadata.get("error"):
                 self.ledger.end(text, "failed", note=repr(metadata["exception"]))
@@ -351,7 +348,7 @@ class Run:
         self.ledger.end(text, "answered" if outputs else "emptied", outputs)
 
     def ask_one(self, text: str) -> None:
-        """Query for one item, as symbolicai does."""
+        """Send the query of one item as symbolicai does."""
         [argument] = self.make_arguments([text])
         self.engine.prepare(argument)
         try:
@@ -363,7 +360,7 @@ class Run:
 
 
 def query(run: Run, source: random.Random) -> None:
-    """Query for one item after the other."""
+    """Send queries one after the other."""
     for text in run.begin(source, OF_ONE, 5):
         run.ask_one(text)
 
@@ -375,7 +372,7 @@ def run_batch(run: Run, source: random.Random) -> None:
 
 
 def run_batch_with_limits(run: Run, source: random.Random) -> None:
-    """Run a batch with items that are never answered, once by each limit."""
+    """Run a batch with items that are never answered, with a deadline or a timeout."""
     limit = source.choice(["deadline", "timeout"])
     texts = run.begin(source, ["fine", "never", "resetbefore"], 10)
     arguments = run.make_arguments(texts)
@@ -383,7 +380,7 @@ def run_batch_with_limits(run: Run, source: random.Random) -> None:
 
 
 def run_loop(run: Run, source: random.Random) -> None:
-    """Run a loop of this thread's own, with several `aforward` at once, some cancelled."""
+    """Run a loop in this thread with concurrent `aforward` calls, some of them cancelled."""
 
     async def ask() -> None:
         texts = run.begin(source, OF_A_BATCH, 8)
@@ -414,24 +411,24 @@ WORKERS: dict[str, tuple[Callable[[Run, random.Random], None], int]] = {
     "limits": (run_batch_with_limits, 1),
     "loop": (run_loop, 2),
 }
-"""What runs, and in how many threads."""
+"""The functions that run, and the number of threads of each."""
 
 
 def work(run: Run, do: Callable[[Run, random.Random], None], seed: str) -> None:
-    """Do rounds of something, in a thread, until the time is over."""
+    """Repeat a function in a thread until the time is over."""
     source = random.Random(seed)
     while not run.stop.is_set():
         try:
             with run.at_work():
                 do(run, source)
-        except BaseException as error:  # the thread's end would only lighten the load
+        except BaseException as error:  # if the thread ended, there would be less load
             run.ledger.add_wrong(f"The worker {seed} got {error!r}.")
             return
         run.stop.wait(PAUSE)
 
 
 def fork_and_exit(run: Run) -> None:
-    """Fork; the child makes a call of its own and ends by `sys.exit`, as scripts do.
+    """Fork a child that makes a call and ends with `sys.exit`, as scripts do.
 
     Called in the main thread: only there does `sys.exit` end a process. Nothing above in the stack
     may have a `finally` that is not the child's business.
@@ -452,7 +449,7 @@ def fork_and_exit(run: Run) -> None:
 
 
 def start_process(run: Run, method: str) -> None:
-    """Let a process of `multiprocessing` make a call."""
+    """Make a call in a `multiprocessing` process."""
     text = run.ledger.begin("fine", f"a process by {method}")
     context: Any = multiprocessing.get_context(method)
     reading, writing = context.Pipe(duplex=False)
@@ -473,14 +470,14 @@ def start_process(run: Run, method: str) -> None:
 
 
 def _ask_in_child(run: Run, text: str) -> str:
-    run.ledger = Ledger()  # the parent's may be locked, and is not this process's
+    run.ledger = Ledger()  # the parent's ledger may be locked
     run.ledger._open[text] = "fine"
     run.ask_one(text)
     return json.dumps([run.ledger.ended["answered"], run.ledger.wrongs])
 
 
 def _ask_plainly(base_url: str, text: str, pipe: Any) -> None:
-    """Ask without symbolicai, which a process that begins anew would import for seconds."""
+    """Send a call without symbolicai, whose import would take a new process seconds."""
     import openai
 
     from gptx_async.batch.driver import wait_for
@@ -525,7 +522,7 @@ def _write(descriptor: int, text: str) -> None:
 
 
 def _read(descriptor: int) -> str | None:
-    """Read what a child writes until it closes; None if it takes too long, or writes nothing."""
+    """Read a child's output to its end; None if it takes too long or is empty."""
     parts: list[bytes] = []
     until = time.monotonic() + WAIT_SECONDS
     with open(descriptor, "rb", buffering=0) as file:
@@ -537,7 +534,7 @@ def _read(descriptor: int) -> str | None:
 
 
 def soak(seconds: float, engine: Any, base_url: str) -> tuple[Ledger, list[Sample], list[Sample]]:
-    """Put the engine under load, and look at this process meanwhile; called in the main thread.
+    """Put the engine under load, and measure this process. Call it in the main thread.
 
     Args:
         seconds: For how long, with the rests; each of the rounds has a few seconds at least.
@@ -572,13 +569,13 @@ def soak(seconds: float, engine: Any, base_url: str) -> tuple[Ledger, list[Sampl
 
 
 def look(run: Run, began: float, interval: float, samples: list[Sample]) -> None:
-    """Take samples, in a thread, until the time is over."""
+    """Take samples in a thread until the time is over."""
     while not run.stop.wait(interval):
         samples.append(take_sample(began))
 
 
 def _rounds(run: Run, began: float, seconds: float) -> list[Sample]:
-    """Make children while the others work, and rest at the end of each round."""
+    """Create child processes during the load, and rest at the end of each round."""
     children = itertools.cycle(CHILDREN)
     count = max(ROUNDS, int(seconds / 60))
     rests: list[Sample] = []
@@ -586,14 +583,14 @@ def _rounds(run: Run, began: float, seconds: float) -> list[Sample]:
         until = max(began + seconds * number / count, time.monotonic() + ROUND_SECONDS)
         while time.monotonic() < until:
             make_child(run, next(children))
-            run.stop.wait(1.0)  # nobody sets it yet: a pause
+            run.stop.wait(1.0)  # not set yet, so this is a pause
         with run.at_rest():
             rests.append(_rest(run, began, min((rest.descriptors for rest in rests), default=0.0)))
     return rests
 
 
 def _rest(run: Run, began: float, fewest: float) -> Sample:
-    """Wait until as few descriptors as ever are open, or for as long as a rest may take; look."""
+    """Wait until the open descriptors reach their minimum or the rest is over; take a sample."""
     until = time.monotonic() + REST_SECONDS
     surplus = int(take_sample(began).descriptors - fewest)
     if fewest and surplus > 0:
@@ -605,7 +602,7 @@ def _rest(run: Run, began: float, fewest: float) -> Sample:
 
 
 def make_child(run: Run, how: str) -> None:
-    """Let a child process make a call; called in the main thread."""
+    """Make a call in a child process. Call it in the main thread."""
     if how == "os.fork":
         fork_and_exit(run)
     else:
@@ -613,7 +610,7 @@ def make_child(run: Run, how: str) -> None:
 
 
 def reply(request: RecordedRequest) -> str | Fault:
-    """Answer an item as its text says; the server's side."""
+    """Answer an item as its text says, in the server."""
     text = request.user_text
     kind = KINDS.get(text.rpartition(" ")[2])
     if kind is None or kind.fault is None:
@@ -622,7 +619,7 @@ def reply(request: RecordedRequest) -> str | Fault:
 
 
 def serve() -> None:
-    """Be the server, until standard input ends: with the one who started it, however that ends."""
+    """Run the server until standard input ends, which it does when the parent ends."""
     with FakeOpenAI(
         lambda request: answer_to(request.user_text),
         latency=LATENCY,
@@ -644,7 +641,7 @@ def _server() -> Iterator[str]:
         try:
             yield process.stdout.readline().strip()
         finally:
-            process.stdin.close()  # which ends it
+            process.stdin.close()  # the process ends then
             try:
                 process.wait(WAIT_SECONDS)
             except subprocess.TimeoutExpired:
@@ -652,7 +649,7 @@ def _server() -> Iterator[str]:
 
 
 def _build_engine(home: str) -> Any:
-    """Import symbolicai, with its files in a directory of our own, and build an engine."""
+    """Import symbolicai with its files in a temporary directory, and build an engine."""
     Path(home, "symai.config.json").write_text(
         json.dumps({"NEUROSYMBOLIC_ENGINE_API_KEY": KEY, "NEUROSYMBOLIC_ENGINE_MODEL": MODEL})
     )
@@ -660,19 +657,19 @@ def _build_engine(home: str) -> Any:
     os.environ.update(NO_PROXY="127.0.0.1", no_proxy="127.0.0.1")
     provide_vocabularies(f"{home}/vocabularies")
     with contextlib.chdir(home):
-        from loguru import logger  # symbolicai's own printer of messages, one for each failure
+        from loguru import logger  # symbolicai prints a message for each failure with it
 
         from gptx_async import AsyncGPTXBatchEngine
     logger.remove()
-    logging.getLogger("gptx_async").setLevel(logging.CRITICAL)  # most of the calls are to fail
-    # Without retries and pauses: what is tried here is that nothing is lost, not the pace.
+    logging.getLogger("gptx_async").setLevel(logging.CRITICAL)  # most calls fail on purpose
+    # Without retries and pauses, because this tests completeness and not the pace.
     return AsyncGPTXBatchEngine(
         KEY, MODEL, client_max_retries=0, rate_limit_patience=0, adaptive=False
     )
 
 
 def report(ledger: Ledger, rests: Sequence[Sample]) -> bool:
-    """Print what became of the items and how the figures moved; tell whether all is well."""
+    """Print the outcomes of the items and the changes of the values; return whether all is well."""
     lost = ledger.lost
     print(f"asked {ledger.asked}: {dict(ledger.ended)}, lost {len(lost)}")
     print("kinds:", ", ".join(f"{name} {ledger.kinds[name]}" for name in KINDS))
@@ -705,7 +702,7 @@ def report(ledger: Ledger, rests: Sequence[Sample]) -> bool:
 
 
 def _sample_when_closed(threads: float = 1) -> Sample:
-    """Look when the service is closed; Linux ends a thread a moment after Python has joined it."""
+    """Take a sample after the service closed. Linux ends a thread shortly after Python joins it."""
     until = time.monotonic() + REST_SECONDS
     while (sample := take_sample(0.0)).threads > threads and time.monotonic() < until:
         time.sleep(0.05)
@@ -713,7 +710,7 @@ def _sample_when_closed(threads: float = 1) -> Sample:
 
 
 def check_all_ends(before: Sample, after: Sample) -> list[str]:
-    """Tell what is left over, after the service was closed, that was not there before the load."""
+    """Return what remains after the service closed and did not exist before the load."""
     names = ", ".join(thread.name for thread in threading.enumerate())
     return [
         f"{getattr(after, name):.0f} {name} after closing, {getattr(before, name):.0f} before. "
@@ -724,7 +721,7 @@ def check_all_ends(before: Sample, after: Sample) -> list[str]:
 
 
 def draw(samples: Sequence[Sample], rests: Sequence[Sample], path: str) -> None:
-    """Draw the figures over time, each on an axis that begins at zero."""
+    """Draw the values over time, each on an axis that starts at zero."""
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
     import matplotlib
 
@@ -754,12 +751,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     began = time.monotonic()
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak")
     parser.add_argument(
-        "minutes", nargs="?", type=float, default=10.0, help="with the start; 10 if not given"
+        "minutes",
+        nargs="?",
+        type=float,
+        default=10.0,
+        help="the duration, including the start (default: %(default)s)",
     )
-    parser.add_argument("--plot", default="soak.png", help="the picture; soak.png if not given")
+    parser.add_argument("--plot", default="soak.png", help="the chart (default: %(default)s)")
     options = parser.parse_args(arguments)
     plot = str(Path(options.plot).absolute())
-    # Not a `with`: a forked child, which ends by sys.exit in the middle of it, would run its exits.
+    # Not a `with` block: a forked child that ends with sys.exit in it would run its exits.
     stack = contextlib.ExitStack()
     owner = os.getpid()
     try:
@@ -779,7 +780,7 @@ def _run(until: float, home: str, base_url: str, plot: str) -> int:
     warm_up = Run(engine, base_url)
     for name in OF_ONE:
         warm_up.ask_one(warm_up.ledger.begin(name, "the warm-up"))
-    for how in CHILDREN:  # multiprocessing keeps a process and a descriptor of its own for spawn
+    for how in CHILDREN:  # multiprocessing keeps a process and a descriptor for spawn
         make_child(warm_up, how)
     default_service().close()
     before = _sample_when_closed()
