@@ -29,15 +29,12 @@ import random
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from ..errors import RequestTooLargeError
-from .buckets import LONGEST_DEBT, Bucket
 from .controller import LearnedPace, Slots
 from .hold import REFUSAL_SECONDS, Hold, SentAndRefused
+from .limits import Limits
 from .patience import MEMORY_OF_FAILURES, Failures
 from .queue import Permit, Queue, StarvedError, Ticket
-from .server_limits import ServerLimits
 from .settings import Pacing, Pacings
-from .token_reservation import TokenReservation
 
 __all__ = ["Governor", "Pace"]
 
@@ -123,13 +120,9 @@ class Governor:
         self._adaptive = True
 
         self._slots = Slots(Pacing.max_concurrency)
-        self._configured: dict[str, Bucket] = {}
-        self._server = ServerLimits()
+        self._limits = Limits()
         self._learned = LearnedPace()
         self._reported_pace = math.inf
-        self._by_requests: list[Bucket] = []  # all buckets, by what a request costs in them
-        self._by_tokens: list[Bucket] = []
-        self._reservation = TokenReservation()
         self._hold: Hold | None = None
         self._sent_and_refused = SentAndRefused()
 
@@ -165,29 +158,19 @@ class Governor:
     @property
     def rate(self) -> float | None:
         """The most requests a second; None for no limit. Allowed in any thread."""
-        rate = min([self._learned.pace, *(bucket.rate for bucket in self._by_requests)])
+        rate = min(self._learned.pace, self._limits.request_rate)
         return rate if rate < math.inf else None
 
     @property
     def pace(self) -> Pace:
         """What limits the requests now, and why. Allowed in any thread."""
         return Pace(
-            *self._lowest("requests", self._learned.pace),
+            *self._limits.lowest("requests", self._learned.pace),
             "configured" if self._slots.allowed >= self._slots.most else "learned",
             self._last_cut,
             self._next_call_in(),
-            *self._lowest("tokens"),
+            *self._limits.lowest("tokens"),
         )
-
-    def _lowest(self, kind: str, learned: float = math.inf) -> tuple[float | None, str | None]:
-        """Return the lowest rate of a kind, and its source; None for both without a limit."""
-        rates = {"learned": learned}
-        known = (("told", self._server.buckets), ("configured", self._configured))
-        for source, buckets in known:
-            if (bucket := buckets.get(kind)) is not None:
-                rates[source] = bucket.rate
-        source = min(rates, key=lambda each: (rates[each], each != "configured"))
-        return (rates[source], source) if rates[source] < math.inf else (None, None)
 
     def _next_call_in(self) -> float | None:
         """Return the seconds until a timer, or the end of a call's own wait, sends a request."""
@@ -207,11 +190,7 @@ class Governor:
         now = asyncio.get_running_loop().time()
         if self._open_tickets or now - self._failures.failed_at < MEMORY_OF_FAILURES:
             return False
-        return all(
-            bucket.is_full(now)
-            for known in (self._configured, self._server.buckets)
-            for bucket in known.values()
-        )
+        return self._limits.are_unused(now)
 
     def close(self) -> None:
         """Forget the settings of engines, whose references would keep the governor in memory.
@@ -277,24 +256,7 @@ class Governor:
             return
         self._slots.most = min(pacing.max_concurrency for pacing in alive)
         self._adaptive = any(pacing.adaptive for pacing in alive)
-        limits = [pacing.rate_limit for pacing in alive if pacing.rate_limit]
-        self._configure("requests", [limit.requests_per_minute for limit in limits], now)
-        self._configure("tokens", [limit.tokens_per_minute for limit in limits], now)
-        self._list_buckets()
-
-    def _configure(self, kind: str, limits: list[float | None], now: float) -> None:
-        rate = min((limit / 60 for limit in limits if limit is not None), default=None)
-        if rate is None:
-            self._configured.pop(kind, None)
-        elif kind in self._configured:
-            self._configured[kind].change(rate, max(1.0, rate), now)
-        else:
-            self._configured[kind] = Bucket(rate, max(1.0, rate), now)
-
-    def _list_buckets(self) -> None:
-        known = (self._configured, self._server.buckets)
-        self._by_tokens = [buckets["tokens"] for buckets in known if "tokens" in buckets]
-        self._by_requests = [buckets["requests"] for buckets in known if "requests" in buckets]
+        self._limits.configure(alive, now)
 
     # Admission.
 
@@ -308,7 +270,7 @@ class Governor:
         self._sleeping.pop(ticket, None)
         if self._pacings.has_lost:
             self._merge(now)
-        self._check_size(ticket)
+        self._limits.check_size(ticket)
         error = self._failures.last_error
         if error is not None and self._failures.have_starved(ticket, now, self._in_flight):
             raise StarvedError(error)
@@ -318,16 +280,6 @@ class Governor:
         if not is_only or self._until_test(self._held(now), now) or self._wait_of(ticket, now):
             return None
         return self._grant(ticket, now)
-
-    def _check_size(self, ticket: Ticket) -> None:
-        bucket = self._configured.get("tokens")
-        tokens = ticket.prompt_tokens + (ticket.answer_tokens or 0)
-        if bucket is not None and tokens > bucket.rate * 60 + 1e-6:
-            raise RequestTooLargeError(
-                f"One request has {tokens} tokens (prompt {ticket.prompt_tokens}, answer up to "
-                f"{ticket.answer_tokens or 0}), more than the tokens_per_minute of "
-                f"{bucket.rate * 60:.0f}. Shorten it, limit its answer, or raise the RateLimit."
-            )
 
     def enqueue(self, ticket: Ticket, now: float) -> None:
         """Let a ticket wait for its turn. On the loop's thread."""
@@ -379,7 +331,7 @@ class Governor:
         ticket.is_test = 0 < delay < math.inf
         if not ticket.is_test:
             return delay
-        return max(self._configured_delay(ticket, now), self._until_test(delay, now))
+        return max(self._limits.configured_delay(ticket, now), self._until_test(delay, now))
 
     def _delay(self, ticket: Ticket, now: float) -> float:
         """Return the seconds until slots and buckets allow it; inf: until one is given back."""
@@ -389,18 +341,9 @@ class Governor:
         if self._adaptive:
             delay = self._learned.delay(now)
             self._report_cut()
-            if self._server.sent >= FIRST_FEW:
+            if self._limits.server.sent >= FIRST_FEW:
                 delay = max(delay, self._first_answer_by - now)
-        for bucket in self._by_requests:
-            delay = max(delay, bucket.delay(1, now))
-        for bucket in self._by_tokens:
-            delay = max(delay, bucket.delay(self._reserve(ticket), now))
-        return delay
-
-    def _configured_delay(self, ticket: Ticket, now: float) -> float:
-        costs = {"requests": 1.0, "tokens": self._reserve(ticket)}
-        delays = (bucket.delay(costs[kind], now) for kind, bucket in self._configured.items())
-        return max(delays, default=0.0)
+        return max(delay, self._limits.delay(ticket, now))
 
     def _until_test(self, delay: float, now: float) -> float:
         """Shorten a delay that the server suggests, so that the next test is not late.
@@ -416,22 +359,13 @@ class Governor:
             seconds = min(seconds, max(REFUSAL_SECONDS, self._shortest_patience / 2))
         return max(0.0, min(delay, self._granted_at + seconds - now))
 
-    def _reserve(self, ticket: Ticket) -> float:
-        """Return the tokens to reserve for a request: at most a minute's."""
-        tokens = self._reservation.of(ticket)
-        configured = self._configured.get("tokens")
-        return tokens if configured is None else min(tokens, configured.rate * LONGEST_DEBT)
-
     def _grant(self, ticket: Ticket, now: float) -> Permit:
         self._granted_at, self._failures.blocked_since = now, None
-        server = self._server
+        server = self._limits.server
         self._sent_and_refused.send(server.sent, now)
         crowd = server.crowd(now)
-        tokens = self._reserve(ticket)
-        for bucket in self._by_requests:
-            bucket.take(1)
-        for bucket in self._by_tokens:
-            bucket.take(tokens)
+        tokens = self._limits.reserve(ticket)
+        self._limits.take(tokens)
         is_probe = self._hold is not None and not self._hold.by_refusals
         permit = Permit(
             self, ticket, server.sent, tokens, server.tokens_sent, crowd, now, is_probe=is_probe
@@ -464,12 +398,11 @@ class Governor:
         """Learn from an answer."""
         self._failures.note_success()
         if tokens is not None:
-            self._settle(permit, tokens)
+            self._limits.settle(permit, tokens)
         if self._adaptive:
-            self._hear(permit, headers, now, took=1)
+            self._limits.hear(permit, headers, now, took=1)
             if permit.is_test:
-                self._server.forget_unless_repeated(headers)
-                self._list_buckets()
+                self._limits.forget_unless_repeated(headers)
             self._speed_up(permit, now)
         self.admit_waiting(now)
 
@@ -487,28 +420,6 @@ class Governor:
         if grew:
             self._tell("governor_grew", before=before, rate_before=rate_before)
 
-    def _settle(self, permit: Permit, tokens: float) -> None:
-        """Book the tokens used in place of those reserved, and learn how long answers are.
-
-        The server's own bucket follows what the server says alone: OpenAI's does not give back what
-        an answer left of its limit (https://platform.openai.com/docs/guides/rate-limits).
-        """
-        if "tokens" in self._configured:
-            self._configured["tokens"].take(tokens - permit.tokens)
-        self._reservation.learn(permit, tokens)
-
-    def _settle_unused(self, permit: Permit) -> None:
-        if "tokens" in self._configured:
-            self._configured["tokens"].take(-permit.tokens)
-
-    def _hear(self, permit: Permit, headers: Mapping[str, str], now: float, *, took: int) -> bool:
-        """Follow what the headers say about the server's limits; tell if they say anything."""
-        known = len(self._server.buckets)
-        heard = self._server.hear(permit, headers, now, took=took)
-        if len(self._server.buckets) > known:
-            self._list_buckets()
-        return heard
-
     def settle_refusal(
         self,
         permit: Permit,
@@ -519,13 +430,13 @@ class Governor:
     ) -> None:
         """Learn from a 429."""
         self._failures.note(error, now, is_refusal=True)
-        self._settle_unused(permit)
+        self._limits.give_back(permit)
         if self._adaptive:
-            told = self._hear(permit, headers, now, took=0)
+            told = self._limits.hear(permit, headers, now, took=0)
             if told and not ("retry-after" in headers or "retry-after-ms" in headers):
                 retry_after = None  # derived from a reset: the bucket knows better
             # A request sent before the limits were known teaches no more than they do.
-            if told and permit.number < self._server.known_from:
+            if told and permit.number < self._limits.server.known_from:
                 self._learned.forget(permit.number)
             else:
                 self._slow_down(permit, retry_after or 0.0, now)
@@ -545,7 +456,7 @@ class Governor:
             self._learned.start(before, now)  # the server described too high a rate
         limit = self.limit
         if self._learned.concurrency.is_limited and self._slots.overload(
-            permit.number, self._server.sent, self._in_flight
+            permit.number, self._limits.server.sent, self._in_flight
         ):
             self._tell("governor_cut", before=limit, rate_before=self.rate)
         self._learned.refuse(permit.number, permit.sent_at, now)
@@ -558,10 +469,10 @@ class Governor:
         """Learn from a 503 or 529."""
         permit.ticket.faults += 1
         self._failures.note(error, now)
-        self._settle_unused(permit)
+        self._limits.give_back(permit)
         if self._adaptive:
             before = self.limit
-            if self._slots.overload(permit.number, self._server.sent, self._in_flight):
+            if self._slots.overload(permit.number, self._limits.server.sent, self._in_flight):
                 self._tell("governor_cut", before=before, rate_before=self.rate)
             self._lengthen_row(permit, retry_after or 0.0, now)
         self._after_failure(now)
@@ -579,7 +490,7 @@ class Governor:
             self._learned.accept(permit.number, now)
         if unreachable:
             self._failures.note(error, now)
-            self._settle_unused(permit)
+            self._limits.give_back(permit)
             if self._adaptive:
                 self._lengthen_row(permit, 0.0, now)
         elif self._hold is not None and self._hold.probe is permit:
@@ -611,7 +522,7 @@ class Governor:
     def _begin_hold(self, retry_after: float, now: float, *, by_refusals: bool) -> None:
         mark = self._sent_and_refused.mark
         self._hold = Hold.begin(
-            retry_after, self._server.sent, mark, self._rng, now, by_refusals=by_refusals
+            retry_after, self._limits.server.sent, mark, self._rng, now, by_refusals=by_refusals
         )
         self._learned.interrupt(now)
         self._tell("governor_paused", seconds=self._hold.until - now)
@@ -664,7 +575,7 @@ class Governor:
         if not self._failures.is_refusing or self._in_flight >= self._slots.allowed:
             return False
         ticket = self._queue.next(is_probe=self._hold is not None)
-        return ticket is not None and not self._configured_delay(ticket, now)
+        return ticket is not None and not self._limits.configured_delay(ticket, now)
 
     def _end_starved(self, now: float) -> None:
         error = self._failures.last_error
@@ -681,7 +592,7 @@ class Governor:
         """
         before, self._reported_pace = self._reported_pace, self._learned.pace
         if self._reported_pace < before:
-            before = min([before, *(bucket.rate for bucket in self._by_requests)])
+            before = min(before, self._limits.request_rate)
             if self._reported_pace < before:
                 rate_before = before if before < math.inf else None
                 self._tell("governor_cut", before=self.limit, rate_before=rate_before)

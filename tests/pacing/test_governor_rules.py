@@ -171,7 +171,7 @@ def test_a_bug_while_learning_leaves_nobody_waiting(monkeypatch: pytest.MonkeyPa
         permit = await governor.ticket(pacing).admit(300)
         waiting = asyncio.ensure_future(governor.ticket(pacing).admit(300))
         await settle_down()
-        monkeypatch.setattr(governor, "_hear", fail)
+        monkeypatch.setattr(governor._limits, "hear", fail)
         with pytest.raises(ZeroDivisionError):
             permit.succeeded({}, None)
         return await waiting
@@ -190,7 +190,7 @@ def test_a_usage_that_lies_hardly_moves_the_mean_of_the_answers() -> None:
         pacing = Pacing(rate_limit=RateLimit(tokens_per_minute=1e9))
         for tokens in (100, 2**24, 100):
             (await governor.ticket(pacing).admit(300)).succeeded({}, tokens)
-        return governor._reserve(governor.ticket(pacing))
+        return governor._limits.reserve(governor.ticket(pacing))
 
     assert simulate(main()) < 1000
 
@@ -201,7 +201,7 @@ def test_requests_are_never_free_though_answers_have_no_tokens() -> None:
         pacing = Pacing(rate_limit=RateLimit(tokens_per_minute=1e6))
         for _ in range(50):
             (await governor.ticket(pacing).admit(300)).succeeded({}, 0)
-        return governor._reserve(governor.ticket(pacing))
+        return governor._limits.reserve(governor.ticket(pacing))
 
     assert simulate(main()) >= 1.0
 

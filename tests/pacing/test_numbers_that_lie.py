@@ -18,6 +18,7 @@ from gptx_async import RateLimit, checks
 from gptx_async.calls import retry
 from gptx_async.calls.retry_after import retry_after_seconds
 from gptx_async.pacing.governor import Governor
+from gptx_async.pacing.limits import Limits
 from gptx_async.pacing.settings import Pacing
 from gptx_async.testing import FakeOpenAI, HTTPFault
 from support.hostile import completion
@@ -188,7 +189,7 @@ def test_a_bug_while_settling_costs_neither_the_answer_nor_the_permit(
         raise ZeroDivisionError
 
     engine = make_engine(max_concurrency=2)
-    monkeypatch.setattr(Governor, "_hear", fail)
+    monkeypatch.setattr(Limits, "hear", fail)
 
     assert errors_of(engine.forward(arguments(10))) == [None] * 10
     assert governor_of(engine).in_flight == 0

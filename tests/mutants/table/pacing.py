@@ -25,7 +25,7 @@ MUTANTS = [
     ),
     Mutant(
         "G3-size-off-by-one",
-        "Governor._check_size",
+        "Limits.check_size",
         "tokens > bucket.rate * 60 + 1e-6",
         "tokens >= bucket.rate * 60 - 1e-6",
         "a request of exactly a minute's tokens can be sent",
@@ -231,7 +231,7 @@ MUTANTS = [
     Mutant(
         "G27-blocked-by-own-limit",
         "Governor._is_blocked",
-        "return ticket is not None and not self._configured_delay(ticket, now)",
+        "return ticket is not None and not self._limits.configured_delay(ticket, now)",
         "return ticket is not None",
         "tickets that wait for the user's own limit are not starved",
         ("test_governor_rules.py",),
@@ -270,7 +270,7 @@ MUTANTS = [
     ),
     Mutant(
         "G32-at-rest-used-up",
-        "Governor.is_at_rest",
+        "Limits.are_unused",
         """\
         return all(
             bucket.is_full(now)""",
@@ -290,7 +290,7 @@ MUTANTS = [
     ),
     Mutant(
         "G34-reserve-unbounded",
-        "Governor._reserve",
+        "Limits.reserve",
         "return tokens if configured is None else min(tokens, configured.rate * LONGEST_DEBT)",
         "return tokens",
         "no request is reckoned with more than a minute's tokens",
