@@ -16,7 +16,6 @@ import importlib.metadata
 import json
 import logging
 import os
-import sys
 import tempfile
 import threading
 import time
@@ -32,6 +31,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 from ..errors import ConfigurationError
+from ..symbolicai.configuration import FILE_NAME, KEY, MODEL, read_configuration
 from ..testing import BatchScheduler, FakeOpenAI, lognormal
 
 __all__ = ["Document", "find_wrong", "installed_documents", "run_demo", "symbolicai_sandbox"]
@@ -191,7 +191,7 @@ def symbolicai_sandbox(model: str) -> Iterator[None]:
     Args:
         model: The model to configure.
     """
-    configuration = {"NEUROSYMBOLIC_ENGINE_MODEL": model, "NEUROSYMBOLIC_ENGINE_API_KEY": "sk-none"}
+    configuration = {MODEL: model, KEY: "sk-none"}
     with contextlib.ExitStack() as stack:
         home = stack.enter_context(
             tempfile.TemporaryDirectory(prefix="gptx_async-demo-", ignore_cleanup_errors=True)
@@ -332,30 +332,16 @@ def _live_account(model: str | None) -> Account:
     """Find the key and the model for a real API.
 
     Raises:
-        ConfigurationError: There is no key.
+        ConfigurationError: There is no key, or symbolicai's configuration can't be read.
     """
-    configured = _symbolicai_configuration()
-    key = os.environ.get("OPENAI_API_KEY") or configured.get("NEUROSYMBOLIC_ENGINE_API_KEY")
+    configured = read_configuration()
+    key = os.environ.get("OPENAI_API_KEY") or configured.key
     if not key:
         raise ConfigurationError(
-            "No API key is given. Set OPENAI_API_KEY, or NEUROSYMBOLIC_ENGINE_API_KEY in "
-            "symbolicai's configuration (symai.config.json), or leave --live out."
+            f"No API key is given. Set OPENAI_API_KEY, or {KEY} in symbolicai's configuration "
+            f"({FILE_NAME}), or leave --live out."
         )
-    return Account(key, model or configured.get("NEUROSYMBOLIC_ENGINE_MODEL") or DEFAULT_MODEL)
-
-
-def _symbolicai_configuration() -> dict[str, Any]:
-    """Read the configuration that symbolicai would use here: the first that has a key."""
-    for folder in (Path.cwd(), Path(sys.prefix, ".symai"), Path.home() / ".symai"):
-        with contextlib.suppress(FileNotFoundError):
-            path = folder / "symai.config.json"
-            try:
-                configuration: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise ConfigurationError(f"{path} is not JSON ({error}). Correct it.") from error
-            if configuration.get("NEUROSYMBOLIC_ENGINE_API_KEY"):
-                return configuration
-    return {}
+    return Account(key, model or configured.model or DEFAULT_MODEL)
 
 
 @contextlib.contextmanager

@@ -198,12 +198,13 @@ def test_live_account_comes_from_symbolicai(no_configuration: Path, folder: str)
 def test_live_key_of_the_environment_comes_first(
     no_configuration: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (no_configuration / "symai.config.json").write_text('{"NEUROSYMBOLIC_ENGINE_API_KEY": "sk-1"}')
+    configuration = {"NEUROSYMBOLIC_ENGINE_API_KEY": "sk-1", "NEUROSYMBOLIC_ENGINE_MODEL": ""}
+    (no_configuration / "symai.config.json").write_text(json.dumps(configuration))
     monkeypatch.setenv("OPENAI_API_KEY", "sk-2")
     assert demo._live_account(None) == ("sk-2", "gpt-4o-mini")
 
 
 def test_live_demo_names_a_broken_configuration(no_configuration: Path) -> None:
     (no_configuration / "symai.config.json").write_text("{")
-    with pytest.raises(ConfigurationError, match=r"symai\.config\.json is not JSON"):
+    with pytest.raises(ConfigurationError, match=r"symai\.config\.json can't be read as JSON"):
         demo._live_account(None)
