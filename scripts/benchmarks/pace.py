@@ -32,19 +32,21 @@ REQUESTS_PER_MINUTE = 1200
 ITEMS, THREADS = 400, 100
 
 BURST_SECONDS = 1.0
-"""The buckets hold a second's share: with a minute's, all items would be admitted at once."""
+"""The buckets hold one second's share: with a minute's share they would admit all items at once."""
 
 FIRST_WINDOW = 3.0
-"""Seconds from the first answer until the pace is looked at: the buckets were full, and nothing was
-known."""
+"""Seconds after the first answer that the figures leave out.
+
+At first the buckets are full, and nothing is known about the server.
+"""
 
 LATENCY = (0.05, 0.4)
-"""Between which seconds an answer takes, evenly."""
+"""The least and the most seconds until an answer, distributed evenly."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One server, and what is asked of it.
+    """One server, and its load.
 
     Attributes:
         name: What the table calls it.
@@ -81,7 +83,7 @@ TRIALS = (
 
 @dataclass(frozen=True)
 class Account:
-    """What became of a trial.
+    """The outcome of a trial.
 
     Attributes:
         asked: How many items were asked.
@@ -106,12 +108,12 @@ class Account:
 
     @property
     def lost(self) -> int:
-        """How many items have no outcome at all."""
+        """The number of items without an outcome."""
         return self.asked - self.answered - self.errors.total() - self.wrong
 
 
 def run_trial(trial: Trial) -> Account:
-    """Run a trial, blocking this thread. symbolicai is imported and configured by now.
+    """Run a trial in this thread. symbolicai must be imported and configured already.
 
     Args:
         trial: What to try.
@@ -156,7 +158,7 @@ def account_for(
     last_begun: dict[str, float],
     seconds: float,
 ) -> Account:
-    """Make the account of a trial from what its threads got and what its server wrote down.
+    """Compute the figures of a trial from the results of its threads and the records of its server.
 
     Args:
         trial: What was tried.
@@ -181,9 +183,9 @@ def account_for(
 
 
 def _shares(trial: Trial, answers: Sequence[RecordedAnswer], until: float) -> tuple[float, float]:
-    """Return which part of the limit was used after the first window, and was refused."""
+    """Return the shares of the limit that were used and refused after the first window."""
     assert trial.limits is not None
-    # An answer is begun after its latency: on the average all are late by the same.
+    # An answer begins after its latency, which is the same for all on average.
     late = sum(LATENCY) / 2
     start = min(each.at for each in answers) + FIRST_WINDOW
     counted = [each.status for each in answers if start <= each.at < until + late]
@@ -194,7 +196,7 @@ def _shares(trial: Trial, answers: Sequence[RecordedAnswer], until: float) -> tu
 
 
 class _Texts:
-    """The texts of a trial, given to its threads one after the other."""
+    """The texts of a trial, which its threads take one by one."""
 
     def __init__(
         self, rng: random.Random, count: int, model: str, last_begun: dict[str, float]
@@ -215,7 +217,7 @@ class _Texts:
 
 
 def _work(engine: Any, texts: _Texts, outcomes: list[str]) -> None:
-    """Ask about one text after the other, and write down what came of each."""
+    """Ask about the texts one by one, and record each outcome."""
     for text in texts:
         try:
             outputs, _ = engine(_argument(engine, text))
@@ -237,13 +239,13 @@ def _argument(engine: Any, text: str) -> Any:
 
 
 def _answer_to(text: str) -> str:
-    """Return the one right answer: the item's number and the length of its text."""
+    """Return the correct answer: the item's number and the length of its text."""
     words = text[text.index("item ") :].split()
     return f"{words[1]} has {words.count('word')} words"
 
 
 def _fail_for_a_while(server: FakeOpenAI, answers: int, seconds: float) -> None:
-    """Let the server fail when so many are answered, and then for so many seconds."""
+    """Make the server fail after so many answers, for so many seconds."""
     server.wait_for(lambda server: server.statuses[200] >= answers, timeout=120)
     with server.outage():
         time.sleep(seconds)
@@ -253,7 +255,7 @@ HEADS = ("trial", "items", "answered", "errors", "wrong", "lost", "use", "429", 
 
 
 def row(trial: Trial, account: Account) -> tuple[str, ...]:
-    """Return a line of the table."""
+    """Return a row of the table."""
     errors = ", ".join(f"{count} {name}" for name, count in account.errors.items())
     return (
         trial.name,
@@ -274,14 +276,14 @@ def _percent(share: float | None) -> str:
 
 
 def is_well(trial: Trial, account: Account) -> bool:
-    """Tell whether every item has an outcome, and the right one."""
+    """Return whether every item has an outcome, and the right one."""
     if trial.forever is not None:
         return account.errors.keys() == {"RateLimitError"} and not account.lost
     return account.answered == account.asked
 
 
 def main(say: Callable[[str], None] = print) -> int:
-    """Run the trials one after the other, and print the table; 1 if an item was lost."""
+    """Run the trials one by one, and print the table. Return 1 if an item was lost, otherwise 0."""
     from gptx_async.cli.demo import symbolicai_sandbox
 
     code = 0

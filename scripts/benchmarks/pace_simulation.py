@@ -27,26 +27,26 @@ from gptx_async.pacing.settings import Pacing
 __all__ = ["Behaviour", "Figures", "Load", "SimulatedServer", "VirtualLoop", "simulate"]
 
 WAY = (0.002, 0.022)
-"""Between which seconds a request travels to the server, evenly: requests overtake each other."""
+"""The least and the most seconds of a request's way to the server: requests overtake each other."""
 
 QUICK_REFUSAL = 0.04
-"""Mean seconds after which a refusal arrives, unless refusals are as slow as answers."""
+"""Mean seconds until a refusal, unless refusals are as slow as answers."""
 
 NEIGHBOUR_MINUTE = 60.0
-"""Seconds after which the neighbour wants another share of the limit."""
+"""Seconds for which the neighbour wants the same share of the limit."""
 
 NEIGHBOUR_MOST = 0.8
 """The largest share of the limit that the neighbour takes."""
 
 FIRST_WAIT, LONGEST_WAIT, JITTER = 0.5, 8.0, 0.25
-"""The waits between two attempts, as in `gptx_async/retry.py`."""
+"""The waits between two attempts, as in `gptx_async/calls/retry.py`."""
 
 RETRIES = 2
-"""How many attempts a call makes after failures other than 429: the engines' default."""
+"""Attempts of a call after failures other than 429: the engines' default."""
 
 
 class _Timer:
-    """A callback that is due at a time, with the part of `asyncio.TimerHandle` that is used."""
+    """A scheduled callback, with the part of `asyncio.TimerHandle` that the governor uses."""
 
     __slots__ = ("_when", "arguments", "callback")
 
@@ -75,14 +75,14 @@ class VirtualLoop:
         self._timers: list[tuple[float, int, _Timer]] = []
         self._numbers = itertools.count()
         self._error: BaseException | None = None
-        self._itself: Any = self  # for what expects an event loop
+        self._itself: Any = self  # where an event loop is expected
 
     def time(self) -> float:
         """Return the time in seconds, from 0."""
         return self.now
 
     def call_soon(self, callback: Any, *arguments: Any, context: Any = None) -> None:  # noqa: ARG002
-        """Call a callback before the clock moves on."""
+        """Call a callback before the clock advances."""
         self._ready.append((callback, arguments))
 
     def call_later(self, delay: float, callback: Any, *arguments: Any, context: Any = None) -> Any:
@@ -118,11 +118,11 @@ class VirtualLoop:
         return True
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
-        """End the run with an error that nobody has waited for."""
+        """End the run with an error that no task has awaited."""
         self._error = context.get("exception") or RuntimeError(context["message"])
 
     def run(self, coroutine: Coroutine[Any, Any, Any], until: float = math.inf) -> None:
-        """Run until the coroutine has ended, or until a time on the loop's clock.
+        """Run until the coroutine ends, or until a time on the loop's clock.
 
         Args:
             coroutine: What to run.
@@ -161,7 +161,7 @@ class VirtualLoop:
             timer.callback(*timer.arguments)
 
     def _drop_all(self) -> None:
-        """End the tasks that are left, without a word about those never finished."""
+        """Cancel the remaining tasks without warnings."""
         self._timers.clear()
         self._ready.clear()
         for task in asyncio.all_tasks(self._itself):
@@ -171,7 +171,7 @@ class VirtualLoop:
 
 @dataclass(frozen=True)
 class Behaviour:
-    """What a simulated server does for a while.
+    """The behaviour of a simulated server during one phase.
 
     Attributes:
         latency: Mean seconds until an answer, spread evenly by half to either side.
@@ -218,7 +218,7 @@ class _Bucket:
 
 
 class _Neighbour:
-    """Somebody else on the same bucket, served first: it only loses what exceeds a small debt."""
+    """Another client of the same bucket, which is served first, up to a small debt."""
 
     def __init__(self, bucket: _Bucket, now: float, rng: random.Random) -> None:
         self._bucket = bucket
@@ -243,7 +243,7 @@ class _Neighbour:
             self._next_at = at + self._rng.expovariate(max(1e-9, self._share * bucket.rate))
 
     def left(self, start: float, end: float) -> float:
-        """Return the mean share that was left to others."""
+        """Return the mean share of the bucket that the neighbour left."""
         ends = [at for at, _ in self.shares[1:]] + [math.inf]
         taken = sum(
             share * max(0.0, min(end, until) - max(start, at))
@@ -253,7 +253,7 @@ class _Neighbour:
 
 
 class SimulatedServer:
-    """A server that behaves as its phases say, one after the other.
+    """A server that follows its phases one by one.
 
     Attributes:
         behaviour: What it does now.
@@ -294,7 +294,7 @@ class SimulatedServer:
     _neighbour: _Neighbour | None
 
     def take(self, tokens: float, now: float) -> tuple[int, float | None, dict[str, str], float]:
-        """Return an arriving request's status, Retry-After, headers, and seconds to its answer."""
+        """Return a request's status, Retry-After, headers, and seconds until its answer."""
         self._begin(now)
         does = self.behaviour
         latency = does.latency * self._rng.uniform(0.5, 1.5)
@@ -315,7 +315,7 @@ class SimulatedServer:
         return status, retry_after, headers, latency
 
     def _decide(self, tokens: float, now: float) -> tuple[int, float]:
-        """Return the status, and in how many seconds there would be room."""
+        """Return the status, and the seconds until the bucket has room."""
         does = self.behaviour
         if self._neighbour is not None:
             self._neighbour.advance(now)
@@ -360,7 +360,7 @@ class SimulatedServer:
 
 @dataclass(frozen=True)
 class Load:
-    """Who calls the server.
+    """The callers of the server.
 
     Attributes:
         workers: How many calls there are at once, in each process.
@@ -381,7 +381,7 @@ class Load:
 
 @dataclass
 class Figures:
-    """What came of a simulation, by the second.
+    """The outcome of a simulation, by the second.
 
     Attributes:
         sent: How many requests were sent, by the second of their sending.
@@ -407,7 +407,7 @@ class Figures:
     neighbours: list[tuple[float, float, _Neighbour]] = field(default_factory=list)
 
     def rate(self, start: float, end: float, what: Counter[int] | None = None) -> float:
-        """Return how many answers (or what else is counted) there were in a second, on average."""
+        """Return the mean number of answers (or other counted things) a second."""
         return _within(self.answered if what is None else what, start, end) / (end - start)
 
     def refused_share(self, start: float, end: float) -> float:
@@ -519,7 +519,7 @@ def simulate(
     seconds: float = math.inf,
     seed: int = 1,
 ) -> Figures:
-    """Let a load run against a server, in virtual time.
+    """Run a load against a server in virtual time.
 
     Args:
         phases: What the server does; or from which second on it does what, from 0.

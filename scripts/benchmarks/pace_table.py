@@ -24,7 +24,7 @@ RECOVERY_WINDOW = 30
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one simulation showed.
+    """The result of one simulation.
 
     Attributes:
         used: The share of the ideal throughput.
@@ -43,7 +43,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Cell:
-    """A server with a load, and what is asked of the governor.
+    """A server, a load, and the targets for the governor.
 
     Attributes:
         name: What the table calls it.
@@ -62,7 +62,7 @@ class Cell:
     most_refused: float = 0.04
 
     def run(self, seconds: float, seed: int) -> Outcome:
-        """Simulate it for so many seconds."""
+        """Simulate the cell for so many seconds."""
         figures = simulate(self.behaviour, self.load, seconds, seed)
         counted = figures.answered
         if self.behaviour.per_minute is None and self.behaviour.tokens_per_minute is not None:
@@ -81,7 +81,7 @@ class Cell:
 
 
 def ideal(behaviour: Behaviour, load: Load, figures: Figures, start: float, end: float) -> float:
-    """Return how many answers (or tokens, where they are limited) a second are possible."""
+    """Return the highest possible number of answers (or limited tokens) a second."""
     way = sum(WAY) / 2
     if behaviour.daily is not None:
         return behaviour.daily / (end - start)
@@ -91,7 +91,7 @@ def ideal(behaviour: Behaviour, load: Load, figures: Figures, start: float, end:
         return behaviour.tokens_per_minute / 60
     if behaviour.most_at_once is not None:
         return behaviour.most_at_once / (behaviour.latency + way)
-    # A refused call waits for its Retry-After and an eighth, on average, and 52 ms for its refusal.
+    # On average a refused call waits 52 ms for its refusal, and then 1.125 times its Retry-After.
     share = behaviour.refused_at_random
     retry_after = behaviour.retry_after if isinstance(behaviour.retry_after, float) else 0.1
     again = share / (1 - share) * (1.125 * retry_after + 0.04 + way)
@@ -99,7 +99,7 @@ def ideal(behaviour: Behaviour, load: Load, figures: Figures, start: float, end:
 
 
 def slowdown(behaviour: Behaviour, load: Load, seconds: float, seed: int) -> float:
-    """Return how many times as long calls take as with `adaptive=False`.
+    """Return the time that calls take, as a multiple of that with `adaptive=False`.
 
     Args:
         behaviour: What the server does.
@@ -120,7 +120,7 @@ def _random(share: float, latency: float, retry_after: float = 0.1) -> Behaviour
 
 RANDOM_SHARES = (0.01, 0.03, 0.1, 0.2)
 RANDOM_LOADS = ((1, 0.05), (32, 0.05), (32, 2.0), (256, 2.0))
-"""How many calls there are at once, and the seconds of an answer."""
+"""The number of concurrent calls, and the seconds of an answer."""
 
 CELLS = (
     *(
@@ -242,7 +242,7 @@ SWITCHES = (
     ("20 at once", _CROWDED),
     ("20% at random", _RANDOM_20),
 )
-"""Servers that turn into each other, with their names."""
+"""Named servers that turn into each other."""
 
 SWITCH_SECONDS = 200
 OUTAGE_SECONDS = 30
@@ -251,7 +251,7 @@ OUTAGE_SECONDS = 30
 def recovery_times(
     switches: Sequence[tuple[str, Behaviour]] = SWITCHES, seed: int = SEEDS[0]
 ) -> list[tuple[str, float]]:
-    """Return after how many seconds each switch is within 10 % of the ideal; inf for never."""
+    """Return the seconds until each switch is within 10 % of the ideal; inf for never."""
     load, phases, now = Load(100), [], 0.0
     for _, behaviour in switches:
         phases.append((now, behaviour))

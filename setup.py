@@ -1,0 +1,5 @@
+"""For tools that look for this file. The settings are in `setup.cfg`."""
+
+from setuptools import setup
+
+setup()
