@@ -11,18 +11,17 @@ and the model come from symbolicai's configuration.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, HTTPException, Request
 from symai import Symbol
-from symai.core import Argument
 
 import gptx_async
 
 T = TypeVar("T")
 
-engine = gptx_async.install()
+gptx_async.install()
 app = FastAPI()
 
 
@@ -45,23 +44,20 @@ def summary(text: str) -> str:
 @app.get("/summaries")
 async def summaries(request: Request, text: str, copies: int = 1) -> list[str]:
     """Summarise a text several times concurrently, in an `async def` handler without a thread."""
-    asking = engine.aforward([question(text) for _ in range(copies)])
-    outputs, metadatas = await while_connected(request, asking)
-    for metadata in metadatas:
-        if metadata.get("error"):
-            raise HTTPException(502, str(metadata["exception"]))
-    return [output[0] for output in outputs]
+    asking = (gptx_async.acall(summarise, text) for _ in range(copies))
+    return await while_connected(request, gather(asking))
 
 
-def question(text: str) -> Argument:
-    """Build an Argument, symbolicai's object for one query, with the text and a prompt.
+def summarise(text: str) -> str:
+    """Query the model, as blocking code."""
+    return str(Symbol(text).query("Summarise."))
 
-    The prompt becomes the system message, whereas `Symbol.query` writes it next to the text.
-    """
-    argument = Argument(args=(), signature_kwargs={}, decorator_kwargs={"prompt": "Summarise."})
-    argument.prop.instance = Symbol(text)
-    argument.prop.processed_input = text
-    return argument
+
+async def gather(asking: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Await coroutines concurrently; if one fails, cancel the others."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(each) for each in asking]
+    return [task.result() for task in tasks]
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:

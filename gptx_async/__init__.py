@@ -13,6 +13,7 @@ from . import errors
 from ._version import __version__
 
 if TYPE_CHECKING:
+    from .batch.coroutine import acall
     from .mapping.map import AsyncMap, amap, map  # noqa: A004 - a public name
     from .mapping.results import Failed, Results
     from .pacing.rate_limit import RateLimit
@@ -33,6 +34,7 @@ _ROOMS = {
     "RateLimit": "pacing.rate_limit",
     "Results": "mapping.results",
     "Stats": "telemetry.stats",
+    "acall": "batch.coroutine",
     "amap": "mapping.map",
     "configure_logging": "telemetry.events",
     "dynamic_engine": "symbolicai.dynamic",
@@ -53,6 +55,7 @@ __all__ = [
     "Results",
     "Stats",
     "__version__",
+    "acall",
     "amap",
     "configure_logging",
     "dynamic_engine",

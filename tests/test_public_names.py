@@ -18,8 +18,8 @@ from support.child import DEADLINE
 PUBLIC = {
     "gptx_async": [
         "AsyncBatchEngine", "AsyncDynamicEngine", "AsyncGPTXBatchEngine", "AsyncMap", "Failed",
-        "Percentiles", "RateLimit", "Results", "Stats", "__version__", "amap", "configure_logging",
-        "dynamic_engine", "errors", "install", "map", "uninstall",
+        "Percentiles", "RateLimit", "Results", "Stats", "__version__", "acall", "amap",
+        "configure_logging", "dynamic_engine", "errors", "install", "map", "uninstall",
     ],
     "gptx_async.errors": [
         "AsyncioNeededError", "CallCancelledError", "CheckpointError", "ConfigurationError",

@@ -19,7 +19,8 @@ from typing import Any, Self, Unpack
 from symai.backend.base import BatchEngine
 
 from .. import errors
-from ..batch.driver import Batch, is_item
+from ..batch.coroutine import is_in_batch
+from ..batch.driver import Batch
 from ..batch.window import WINDOW
 from ..calls.request import BatchGroup
 from ..calls.retry import PATIENCE
@@ -359,7 +360,7 @@ class AsyncBatchEngine(EngineProxy, OptionProperties, BatchEngine):  # type: ign
         if deadline is not None or timeout is not None:
             return False
         # The engine's own deadline applies to a whole batch, also to a scheduler's.
-        return self.deadline is None or is_item() or active_callback(self._callback) is not None
+        return self.deadline is None or is_in_batch() or active_callback(self._callback) is not None
 
     def _ask_limited(
         self,
@@ -381,7 +382,7 @@ class AsyncBatchEngine(EngineProxy, OptionProperties, BatchEngine):  # type: ign
     ) -> Batch[Any, Answer]:
         deadline = checked("deadline", deadline)
         timeout = checked("timeout", timeout)
-        if deadline is None and not is_item():
+        if deadline is None and not is_in_batch():
             deadline = self.deadline
         if timeout is None:
             timeout = self._calls.attempt_timeout()

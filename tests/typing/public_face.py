@@ -66,6 +66,7 @@ def datasets() -> None:
 
 async def datasets_on_a_loop() -> None:
     """The same in a coroutine."""
+    assert_type(await gptx_async.acall(len, "a", deadline=1.0), int)
     assert_type(await gptx_async.amap(len, ["a"]), gptx_async.Results)
     async for pair in gptx_async.amap(len, ["a"], as_completed=True):
         assert_type(pair, tuple[int, Any])

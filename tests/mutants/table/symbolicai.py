@@ -71,7 +71,7 @@ MUTANTS = [
     Mutant(
         "E1-inner-batch-takes-deadline",
         "AsyncBatchEngine._batch",
-        "if deadline is None and not is_item():",
+        "if deadline is None and not is_in_batch():",
         "if deadline is None:",
         "a batch within an item has the deadline of the outer call, not the engine's own",
         ("test_engine_queries.py",),
@@ -111,8 +111,9 @@ MUTANTS = [
     Mutant(
         "E6-limit-with-scheduler",
         "AsyncBatchEngine._is_unlimited",
-        "return self.deadline is None or is_item() or active_callback(self._callback) is not None",
-        "return self.deadline is None or is_item()",
+        "return self.deadline is None or is_in_batch() or "
+        "active_callback(self._callback) is not None",
+        "return self.deadline is None or is_in_batch()",
         "the engine's deadline holds for a scheduler's whole batch, not again for each query",
         ("test_engine_queries.py",),
     ),
