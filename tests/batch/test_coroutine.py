@@ -186,6 +186,19 @@ def test_the_function_runs_in_a_copy_of_the_callers_context() -> None:
 
 
 @pytest.mark.usefixtures("engine")
+def test_a_dynamic_engine_that_the_caller_entered_answers(fake_openai: FakeOpenAI) -> None:
+    async def main() -> None:
+        with gptx_async.dynamic_engine("gpt-4o", KEY):
+            await acall(ask, "a")
+            await asyncio.gather(acall(ask, "b"), acall(ask, "c"))
+        await acall(ask, "d")
+
+    run(main)
+    models = [request.body["model"] for request in fake_openai.requests]
+    assert models == ["gpt-4o"] * 3 + [MODEL]
+
+
+@pytest.mark.usefixtures("engine")
 def test_an_error_is_what_the_sync_call_raises() -> None:
     with pytest.raises(Exception, match="400") as expected:
         ask("bad")
