@@ -169,7 +169,7 @@ def test_the_calls_are_asynchronous_again_after_the_mock(fake_openai: FakeOpenAI
 def test_it_is_logged_once(
     fake_openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(bridge, "_has_told", False)
+    monkeypatch.setattr(bridge, "_has_warned", False)
     engine = AsyncGPTXBatchEngine(*ACCOUNT)
     ask(engine)
     assert not caplog.records
