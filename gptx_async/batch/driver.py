@@ -446,7 +446,8 @@ def _warn_of_a_blocked_loop() -> None:
     _has_warned = True
     logger.warning(
         "A synchronous model call blocks the event loop that is running in this thread. In a "
-        "coroutine use `await engine.aforward([...])`. This is logged once."
+        "coroutine use `await gptx_async.acall(...)`, or `await engine.aforward([...])` for a "
+        "batch. This is logged once."
     )
 
 

@@ -89,7 +89,7 @@ class EngineCalls:
         self._thread.note = None
 
     def add_note_to(self, error: BaseException) -> None:
-        """Add the note on the last response of this thread, if titem is one, to an error."""
+        """Add the note on the last response of this thread, if there is one, to an error."""
         if self._thread.note is not None:
             error.add_note(self._thread.note)
 
