@@ -31,7 +31,7 @@ def code_cells() -> list[Any]:
 
 
 def cell_with(code: str) -> str:
-    """The source of the only cell of the notebook that holds the code."""
+    """Return the source of the only notebook cell that contains the code."""
     [source] = [cell.source for cell in code_cells() if code in cell.source]
     return str(source)
 
@@ -45,11 +45,11 @@ SUMMARIES = [f"summary of text number {number}" for number in range(20)]
 
 
 class Kernel:
-    """A Jupyter kernel, in a process of its own that writes its errors to a file."""
+    """A Jupyter kernel in a separate process, which writes its errors to a file."""
 
     def __init__(self, errors: Path) -> None:
         self.errors = errors
-        # Half of it until a SIGTERM, and half until a SIGKILL.
+        # After half of this time the manager sends SIGTERM, and after all of it SIGKILL.
         self.manager = KernelManager(shutdown_wait_time=SECONDS)
 
     def start(self) -> None:
@@ -66,8 +66,8 @@ class Kernel:
     def begin(self, code: str, **options: Any) -> str:
         """Send a cell, and return the id that its reply will have.
 
-        Not to be stopped on an error: after the reply of a cell that failed ipykernel drops what is
-        in its queue, so that a cell that is sent at once on that reply may be 'aborted', too.
+        `stop_on_error` is off, because ipykernel drops its queue after the reply of a failed cell.
+        A cell that is sent right after that reply may otherwise be 'aborted'.
         """
         return str(self.client.execute(code, stop_on_error=False, **options))
 
@@ -78,21 +78,21 @@ class Kernel:
                 return dict(message["content"])
 
     def run(self, code: str, value: str = "None") -> str:
-        """Run a cell to its end, and return what an expression is worth then."""
+        """Run a cell to its end, and return the value of an expression after it."""
         cell_id = self.begin(code, user_expressions={"value": value})
         reply = self.reply_to(cell_id)
         assert reply["status"] == "ok", reply
         return str(reply["user_expressions"]["value"]["data"]["text/plain"])
 
     def close(self) -> None:
-        """Kill it, if it is still there."""
+        """Kill the kernel if it is still running."""
         if self.manager.has_kernel:
             self.manager.shutdown_kernel(now=True)
 
 
 @pytest.fixture
 def kernel(fake_openai: FakeOpenAI, tmp_path: Path) -> Iterator[Kernel]:
-    """A kernel that has run the notebook up to the first batch."""
+    """Start a kernel and run the notebook up to the first batch."""
     fake_openai.reply = summary
     kernel = Kernel(tmp_path / "stderr")
     try:
@@ -138,11 +138,11 @@ def test_the_notebook_runs_from_its_first_cell_to_its_last(fake_openai: FakeOpen
     ("code", "raised"),
     [
         ("engine.forward(", "KeyboardInterrupt"),
-        ("await engine.aforward(", "CancelledError"),  # so Jupyter interrupts what is awaited
+        ("await engine.aforward(", "CancelledError"),  # how Jupyter interrupts an await
     ],
 )
 @pytest.mark.slow
-def test_an_interrupt_takes_a_batchs_requests_back_and_the_next_cell_is_answered(
+def test_an_interrupt_cancels_a_batchs_requests_and_the_next_cell_is_answered(
     kernel: Kernel, fake_openai: FakeOpenAI, code: str, raised: str
 ) -> None:
     fake_openai.hold()
@@ -150,7 +150,7 @@ def test_an_interrupt_takes_a_batchs_requests_back_and_the_next_cell_is_answered
     fake_openai.wait_for(lambda server: server.in_flight == 20)
     kernel.manager.interrupt_kernel()
     fake_openai.wait_for(lambda server: server.disconnected == 20)
-    reply = kernel.reply_to(cell_id)  # while the server still holds all of them
+    reply = kernel.reply_to(cell_id)  # while the server still holds all answers back
     assert (reply["status"], reply["ename"]) == ("error", raised)
     fake_openai.release()
     query = f"answer = {cell_with('in five words')}"
@@ -182,7 +182,7 @@ task = asyncio.create_task(engine.aforward([question("in a task")] * 5))
 def test_a_kernel_with_calls_in_flight_ends_by_itself_when_it_is_shut_down(
     kernel: Kernel, fake_openai: FakeOpenAI
 ) -> None:
-    """As a front end does it: an interrupt, a request to end, and signals if that does not help."""
+    """Shut it down as a front end does: an interrupt, a request, and signals if needed."""
     fake_openai.hold()
     kernel.run(CALLS_FROM_EVERYWHERE)
     fake_openai.wait_for(lambda server: server.in_flight == 10)

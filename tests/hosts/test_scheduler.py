@@ -1,4 +1,4 @@
-"""The engine under a scheduler of fifty workers: nested Expressions, failures, runs in a row."""
+"""The engine under a scheduler with fifty workers: nested Expressions, failures, repeated runs."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def engine(fake_openai: FakeOpenAI) -> Iterator[AsyncGPTXBatchEngine]:
 
 
 def asked(request: RecordedRequest) -> str:
-    """The text of a `Symbol.query`, without what symbolicai puts around it."""
+    """Return the text of a `Symbol.query`, without the text that symbolicai adds."""
     found = re.fullmatch(r"Data:\n(.*)\nContext: .*", request.user_text, re.DOTALL)
     assert found, request.user_text
     return found.group(1)
 
 
 def reply(request: RecordedRequest) -> str | HTTPFault:
-    """Put the text asked about into brackets, and refuse some that are in two already."""
+    """Return the text in brackets, but refuse some texts that are already in two pairs."""
     text = asked(request)
     return HTTPFault(400, message=f"no to {text}") if text.endswith("7))") else f"({text})"
 
@@ -48,7 +48,7 @@ def items(count: int) -> list[str]:
 
 
 def ask(text: str) -> str:
-    """Query, with a handler that symbolicai calls before the model, and that raises for some."""
+    """Query with a handler that symbolicai calls before the model; it raises for some texts."""
 
     def handle(_given: Any) -> None:
         if text.endswith("9)"):
@@ -58,7 +58,7 @@ def ask(text: str) -> str:
 
 
 class Facts(Expression):  # type: ignore[misc] # symbolicai ships no types
-    """The innermost of three: asks, after it has thrown some of the items out."""
+    """The innermost of three expressions: raises for some items, and queries for the others."""
 
     def forward(self, text: str) -> str:
         if text.endswith("3"):
@@ -67,7 +67,7 @@ class Facts(Expression):  # type: ignore[misc] # symbolicai ships no types
 
 
 class Outline(Expression):  # type: ignore[misc]
-    """The middle one: asks about the facts."""
+    """The middle expression: queries about the facts."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class Outline(Expression):  # type: ignore[misc]
 
 
 class Report(Expression):  # type: ignore[misc]
-    """The outermost, which the scheduler calls: asks about the outline."""
+    """The outermost expression, which the scheduler calls: queries about the outline."""
 
     def __init__(self, **_kwargs: Any) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class Report(Expression):  # type: ignore[misc]
 def test_each_of_many_items_in_three_nested_expressions_is_answered_or_failed(
     engine: AsyncGPTXBatchEngine, fake_openai: FakeOpenAI, in_thread: InThread
 ) -> None:
-    """By its own error: at the start, in the middle, at the model; before it and after it."""
+    """Each failed item has its own error, raised at the start, in the middle, or at the model."""
     texts = items(300)
     fake_openai.hold()
     running = in_thread(BatchScheduler(WORKERS, 30).forward, Report, texts)
@@ -111,13 +111,13 @@ def test_each_of_many_items_in_three_nested_expressions_is_answered_or_failed(
         else:
             assert type(result) is kind
             assert str(result).endswith(message)
-    assert len({id(result) for result in results}) == 300, "no error is that of two items"
+    assert len({id(result) for result in results}) == 300, "no two items share an error"
     assert Counter(asked(request) for request in fake_openai.requests) == wanted
-    assert fake_openai.max_in_flight == 30, "each query came in a batch"
+    assert fake_openai.max_in_flight == 30, "the queries are sent in batches"
 
 
 def fate(text: str) -> tuple[type, str, int]:
-    """What an item comes to, its text, and how many of its queries reach the model."""
+    """Return the type and text of an item's result, and the number of its model queries."""
     match text[-1]:
         case "3":
             return LookupError, f"no facts of {text}", 0
@@ -135,7 +135,7 @@ def fate(text: str) -> tuple[type, str, int]:
 def test_no_run_of_many_leaves_anything_to_the_next_or_to_a_plain_query(
     engine: AsyncGPTXBatchEngine, fake_openai: FakeOpenAI, in_thread: InThread
 ) -> None:
-    """Nor does one in which nothing is asked, or all fails, at the model or before it."""
+    """Some runs send no query, or fail for all items, at the model or before it."""
     every = [text for text in items(200) if fate(text)[0] is str]
     runs: list[tuple[Callable[..., Any], list[str]]] = [
         (Report, every),
@@ -160,7 +160,7 @@ def test_no_run_of_many_leaves_anything_to_the_next_or_to_a_plain_query(
 def test_a_scheduler_runs_again_and_again_while_others_are_made(
     engine: AsyncGPTXBatchEngine, fake_openai: FakeOpenAI, in_thread: InThread
 ) -> None:
-    """The one made last has the engine's queries; that of an earlier one go past it, and arrive."""
+    """The engine belongs to the newest scheduler; queries of older ones bypass it and succeed."""
     texts = ["a", "b", "c"] * 20
     schedulers = [BatchScheduler(WORKERS, 10 + number) for number in range(3)]
     for scheduler in [*schedulers, *reversed(schedulers)]:
@@ -170,7 +170,7 @@ def test_a_scheduler_runs_again_and_again_while_others_are_made(
 
 
 class Tracked(Report):
-    """Notes what a tracker sees of its calls."""
+    """Returns the calls that a metadata tracker sees."""
 
     def forward(self, input: str, **kwargs: Any) -> Any:  # noqa: A002 - the scheduler's name
         with MetadataTracker() as tracker:
@@ -198,7 +198,7 @@ def test_each_run_goes_by_the_engine_that_is_registered_then(
     fake_openai: FakeOpenAI,
     in_thread: InThread,
 ) -> None:
-    """Also of a scheduler that was made for the engine before."""
+    """This includes runs of a scheduler that was made for the previous engine."""
     engines = {
         "sk-first": engine,
         "sk-second": AsyncGPTXBatchEngine("sk-second", MODEL, client_max_retries=0),

@@ -1,4 +1,4 @@
-"""The example web back end under uvicorn, and under gunicorn that loads it before it forks."""
+"""The example web back end under uvicorn, and under gunicorn, which loads it before it forks."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ T = TypeVar("T")
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SECONDS = DEADLINE
-BOTH_KINDS = ("/summary", "/summaries")  # of a `def` and of an `async def` handler
+BOTH_KINDS = ("/summary", "/summaries")  # a `def` and an `async def` handler
 
-# Calls before gunicorn forks, and within uvicorn's running loop, which imports the application.
+# Makes a call before gunicorn forks, or within uvicorn's running loop, which imports this module.
 APPLICATION = """
 from symai import Symbol
 from web import app
@@ -48,9 +48,9 @@ def summary(request: RecordedRequest) -> str:
 
 
 class Site:
-    """A web server in a process of its own, and the model that it asks.
+    """A web server in a separate process, and the model that it calls.
 
-    The socket listens before the process is started, so that the first clients wait for it.
+    The socket listens before the process starts, so the first clients wait for the server.
     """
 
     def __init__(self, name: str, folder: Path, grace: int | None = None) -> None:
@@ -66,8 +66,8 @@ class Site:
         (self._folder / "application.py").write_text(APPLICATION)
         self.model.start()
         with socket.create_server(("127.0.0.1", 0), backlog=1024) as listening:
-            # Inherited by its connections: uvicorn takes what `--fd` names for a Unix socket, does
-            # not set it, and each second answer on a connection would then be 40 ms late.
+            # Connections inherit this option. uvicorn takes the socket of `--fd` for a Unix socket
+            # and does not set it, so every second answer on a connection would be 40 ms late.
             listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.url = f"http://127.0.0.1:{listening.getsockname()[1]}"
             self.process = start_python(
@@ -91,7 +91,7 @@ class Site:
     def __exit__(self, *_: object) -> None:
         self.model.close()
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)  # it, and its workers
+            os.killpg(self.process.pid, signal.SIGKILL)  # the server and its workers
         self.process.wait()
         self._reader.join(SECONDS)
         assert self.process.stdout is not None
@@ -100,7 +100,7 @@ class Site:
     def _read(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            print(line, end="")  # shown by pytest when a test fails
+            print(line, end="")  # pytest shows it when a test fails
             with self._written:
                 self._lines.append(line)
                 self._written.notify_all()
@@ -110,7 +110,7 @@ class Site:
             return [line for line in self._lines if text in line]
 
     def wait_for_lines(self, text: str, count: int) -> list[str]:
-        """Wait until the server has written so many lines that hold the text."""
+        """Wait until the server has written at least `count` lines that contain the text."""
         with self._written:
             assert self._written.wait_for(lambda: len(self.lines_with(text)) >= count, SECONDS), (
                 f"{len(self.lines_with(text))} lines with {text!r}"
@@ -118,9 +118,9 @@ class Site:
         return self.lines_with(text)
 
     def wait_for_end(self) -> None:
-        """Wait until the server, and all its workers, have ended."""
-        self._reader.join(SECONDS)  # it reads until the last of them has
-        assert not self._reader.is_alive(), "a process of the server lives on"
+        """Wait until the server and all its workers have ended."""
+        self._reader.join(SECONDS)  # the reader ends when the last of them does
+        assert not self._reader.is_alive(), "a process of the server is still running"
         self.process.wait(SECONDS)
 
     def run(self, main: Callable[[Client], Awaitable[T]]) -> T:
@@ -148,14 +148,14 @@ _COMMANDS: dict[str, Callable[[int], list[str]]] = {
 
 
 class Client:
-    """What many browsers do at once."""
+    """Sends concurrent requests, as many browsers do."""
 
     def __init__(self, session: aiohttp.ClientSession, model: FakeOpenAI) -> None:
         self._session = session
         self._model = model
 
     async def get(self, path: str, **parameters: Any) -> Any:
-        """Return what is answered; or a status that is not 200; or, with neither, the error."""
+        """Return the answer, or a status other than 200, or the error if there is no response."""
         try:
             async with self._session.get(path, params=parameters) as response:
                 return await response.json() if response.status == 200 else response.status
@@ -166,12 +166,12 @@ class Client:
         return asyncio.create_task(self.get(path, **parameters))
 
     async def wait_for(self, predicate: Callable[[FakeOpenAI], bool]) -> None:
-        """Wait until the model is as the predicate says."""
+        """Wait until the predicate holds for the model."""
         await asyncio.to_thread(self._model.wait_for, predicate, SECONDS)
 
 
 def answer(path: str, number: int) -> Any:
-    """The right answer of a handler to `text={number}`."""
+    """Return the right answer of a handler to the text with this number."""
     text = f"summary of text {number}"
     return text if path == "/summary" else [text]
 
@@ -186,7 +186,7 @@ def shared_site(
 
 @pytest.fixture
 def site(shared_site: Site) -> Iterator[Site]:
-    shared_site.run(lambda client: client.get("/health"))  # it is up
+    shared_site.run(lambda client: client.get("/health"))  # wait until it is up
     shared_site.model.clear()
     yield shared_site
     shared_site.model.latency = 0.0
@@ -199,7 +199,7 @@ def test_two_hundred_clients_of_each_kind_of_handler_are_answered_rightly(site: 
         site.model.hold()
         asked = [(path, number) for number in range(200) for path in BOTH_KINDS]
         tasks = [client.begin(path, text=f"text {number}") for path, number in asked]
-        # All of the `async def` handlers at once, and as many others as have threads.
+        # All `async def` handlers run concurrently, and one `def` handler per thread.
         await client.wait_for(lambda model: model.in_flight >= 200 + 40)
         site.model.release()
         assert await asyncio.gather(*tasks) == [answer(path, number) for path, number in asked]
@@ -226,7 +226,7 @@ def test_clients_that_go_away_take_their_requests_with_them_and_no_others(site: 
 
 @pytest.mark.serial
 def test_health_is_answered_as_ever_while_async_handlers_await_the_model(site: Site) -> None:
-    """A handler that blocked the loop would make it wait for the model, ten times."""
+    """If a handler blocked the loop, /health would wait for ten answers of the model."""
 
     async def seconds(client: Client) -> float:
         began = time.perf_counter()
@@ -239,7 +239,7 @@ def test_health_is_answered_as_ever_while_async_handlers_await_the_model(site: S
         assert answers == [answer("/summaries", number) for number in range(10)]
 
     async def main(client: Client) -> None:
-        await ask(client)  # by now everything is imported
+        await ask(client)  # so that everything is imported
         idle = [await seconds(client) for _ in range(1000)]
         site.model.latency = 0.4
         asking = asyncio.create_task(ask(client))
@@ -264,7 +264,7 @@ def test_a_call_that_blocks_the_servers_loop_is_answered_and_warned_of_once(site
             assert answered == f"summary of text {number}"
 
     site.run(main)
-    if site.workers == 1:  # there is a log of its requests as well
+    if site.workers == 1:  # uvicorn also logs each request
         site.wait_for_lines("GET /blocking", 5)
         assert len(site.lines_with("`await engine.aforward([...])`")) == 1
 
@@ -277,7 +277,7 @@ def ask_by(path: str) -> Callable[[Client], Awaitable[Any]]:
 def test_each_worker_answers_though_the_service_ran_before_the_fork(site: Site) -> None:
     lines = site.wait_for_lines("Booting worker with pid", site.workers)
     workers = [int(line.rsplit(":", 1)[1]) for line in lines]
-    for stopped in workers:  # so the other one has to answer
+    for stopped in workers:  # so the other worker has to answer
         os.kill(stopped, signal.SIGSTOP)
         try:
             for path in BOTH_KINDS:
@@ -289,10 +289,10 @@ def test_each_worker_answers_though_the_service_ran_before_the_fork(site: Site) 
 @pytest.mark.parametrize("name", ["uvicorn", "gunicorn"])
 @pytest.mark.parametrize("the_model_answers", [True, False])
 @pytest.mark.slow
-def test_a_server_that_is_told_to_end_under_load_ends_by_itself(
+def test_a_server_that_gets_a_sigterm_under_load_ends_by_itself(
     tmp_path: Path, name: str, the_model_answers: bool
 ) -> None:
-    """Within its grace period it answers what it has begun; what is left then it refuses."""
+    """It answers requests in progress within its grace period, and then refuses the rest."""
 
     async def main(client: Client) -> None:
         await client.get("/health")

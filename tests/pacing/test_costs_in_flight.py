@@ -1,4 +1,4 @@
-"""`max_cost` with many calls at once: what is in flight counts before it is answered."""
+"""`max_cost` with many concurrent calls: the estimated cost of calls in flight counts."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def ask_in_threads(engine: Any, threads: int) -> list[BaseException | None]:
 def test_a_hundred_threads_keep_the_limit(
     fake_openai: FakeOpenAI, tokens_in: int, tokens_out: int
 ) -> None:
-    """2 dollars a call: 200 dollars were spent of 20."""
+    """Each call costs 2 dollars; with a limit of about 20, 200 dollars used to be spent."""
     fake_openai.latency = 0.05
     fake_openai.reply = lambda _request: answer_with(tokens_in, tokens_out)
     engine = make_engine(prices={MODEL: (2.0, 2.0)}, max_cost=20.5)
@@ -134,7 +134,7 @@ def test_what_does_not_fit_is_rejected_when_nothing_is_in_flight() -> None:
 def test_an_answer_without_usage_is_charged_with_its_estimate(fake_openai: FakeOpenAI) -> None:
     body = {key: value for key, value in completion("yes").items() if key != "usage"}
     fake_openai.reply = lambda _request: HTTPFault(200, body=body)
-    # A dollar a call: 256 tokens are assumed where neither the call nor an answer says how many.
+    # A dollar a call: without a token limit or an earlier answer, 256 tokens are assumed.
     engine = make_engine(prices={MODEL: (0.0, MILLION / 256)}, max_cost=3.5)
 
     errors = ask_in_threads(engine, 10)

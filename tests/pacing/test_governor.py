@@ -1,22 +1,22 @@
-"""The governor against servers in simulation: minutes in milliseconds, on a loop of virtual time.
+"""The governor against simulated servers, on an event loop with virtual time.
 
-What would show that it fails, written before it was:
+These failures were listed before the governor was written:
 
-- A rate limit: less than 97 % of what the server's bucket gives is used after the first seconds; or
-  1 % of the requests are answered 429 with headers, 5 % without. With small and large bursts, quick
-  and slow answers, requests or tokens as what runs out first.
-- A configured limit: more than its part of the minute, and a second's share, goes out in any
-  stretch of the first minute; or a large request waits for ever, or an impossible one at all.
-- Overload: calls are lost to a server that takes 20 at once, or it is hardly used, or one burst of
-  503s cuts more than once, or the limit never comes back.
-- An outage of 30 s: a call that was under way is lost, though each has two retries; or the server
-  is flooded meanwhile, or afterwards in one instant; or it takes long to notice that it is over.
-- Only 429s: a call does not end soon after its patience; or one ends though it was merely slow.
-- An hour's Retry-After for one: the others stand still.
-- A cancelled ticket takes a permit with it, in whatever state it is cancelled: the last admission
-  never comes, and the virtual loop says that nothing will ever happen.
-- The order: a call that tries again waits behind later ones.
-- 10,000 waiting cost more per call than 100.
+- Rate limit: after the first seconds, less than 97 % of the server's bucket is used; or 1 % of the
+  requests are answered 429 with headers, 5 % without. This holds for small and large bursts, fast
+  and slow answers, and for requests or tokens as the resource that runs out first.
+- Configured limit: in any part of the first minute, more requests are sent than that part of the
+  limit and one second's share; or a large request waits forever; or an impossible request waits.
+- Overload: calls fail on a server that takes 20 concurrent requests; or the server is hardly used;
+  or one burst of 503s cuts the limit more than once; or the limit never recovers.
+- Outage of 30 s: a call in flight is lost although each call has two retries; or the server is
+  flooded during the outage or right after it; or the end of the outage is noticed late.
+- Only 429s: a call does not end soon after its patience; or a call ends that was merely slow.
+- A Retry-After of an hour for one call: the other calls stop.
+- Cancellation: a cancelled ticket keeps its permit, in any state. The last admission then never
+  comes, and the virtual loop raises an error.
+- Order: a retried call waits behind later calls.
+- Cost: with 10,000 waiting calls, each call takes more time than with 100.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ T = TypeVar("T")
 
 
 class VirtualSelector(selectors.DefaultSelector):
-    """A selector that does not wait: it moves the clock to when the next timer is due."""
+    """A selector that does not wait, but advances the clock to the next timer."""
 
     now = 1000.0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None:
-            raise RuntimeError("Nothing will ever happen: something waits that nobody wakes.")
+            raise RuntimeError("Nothing will ever happen: a task waits, and nothing will wake it.")
         self.now += max(0.0, timeout)
         return super().select(0)
 
@@ -83,7 +83,7 @@ class ServerError(Exception):
 
 @dataclass
 class Account:
-    """A token bucket on the server: what a minute allows, and how much of it at once."""
+    """A token bucket on the server, with a limit per minute and a burst size."""
 
     per_minute: float
     burst: float
@@ -108,10 +108,10 @@ class Account:
 
 @dataclass
 class Server:
-    """A server of which only what a governor can see is simulated.
+    """A simulated server, reduced to what a governor can observe.
 
-    A request takes `way` seconds to arrive, is accepted or refused there, and is answered after
-    the rest of its latency; refusals are quick.
+    A request takes up to `way` seconds to arrive. The server then accepts or refuses it, and
+    answers accepted requests after their latency; refusals are quick.
     """
 
     requests: Account | None = None
@@ -120,7 +120,7 @@ class Server:
     latency: tuple[float, float] = (0.05, 0.5)
     way: float = 0.01
     concurrency: float = math.inf
-    status: Callable[[float], int | None] = lambda at: None  # a fault, by the time
+    status: Callable[[float], int | None] = lambda at: None  # the status of a fault, by time
     retry_after: float | None = 1.0
     seed: int = 1
 
@@ -186,7 +186,7 @@ class Server:
         return headers
 
     def use(self, since: float, until: float) -> float:
-        """Return which part of the requests that it allows were accepted in this time."""
+        """Return the accepted requests of a period as a fraction of those allowed in it."""
         assert self.requests is not None
         accepted = sum(since <= at < until for at in self.accepted)
         return accepted / (self.requests.per_minute / 60 * (until - since))
@@ -208,7 +208,7 @@ async def call(
     max_retries: int = 2,
     probes_are_free: bool = False,
 ) -> str:
-    """Make one call as the retry layer does; return what became of it."""
+    """Make one call as the retry layer does, and return its outcome."""
     ticket = governor.ticket(pacing, tokens, answer_tokens)
     try:
         return await make_attempts(
@@ -265,7 +265,7 @@ async def make_attempts(
 async def run_items(
     items: int, workers: int, call_one: Callable[[int], Awaitable[str]]
 ) -> tuple[dict[str, int], float]:
-    """Call each item from so many workers; return the outcomes, and when the last was begun."""
+    """Process the items with several workers; return the outcomes and the last item's start."""
     todo = iter(range(items))
     outcomes: dict[str, int] = {}
     last = clock()
@@ -287,7 +287,7 @@ class Run:
     server: Server
     outcomes: dict[str, int]
     began: float
-    last: float  # when the last item was begun: until then there was work for everyone
+    last: float  # when the last item was begun; until then no worker was idle
     ended: float
     events: list[tuple[str, Mapping[str, object]]]
 
@@ -305,7 +305,7 @@ def run(
     sizes: tuple[int, int] = (0, 0),
     **options: Any,
 ) -> Run:
-    """Let so many workers make so many calls of that server, as the retry layer makes them."""
+    """Call the server for each item from several workers, as the retry layer does."""
 
     async def main() -> Run:
         rng = random.Random(seed)
@@ -324,12 +324,15 @@ def run(
 
 
 def between(start: float, end: float, status: int) -> Callable[[float], int | None]:
-    """Fail from so many to so many seconds after the loop's beginning; status 0: no connection."""
+    """Make a fault that lasts from `start` to `end`, in seconds since the loop started.
+
+    Status 0 means that no connection can be made.
+    """
     return lambda at: status if start <= at - VirtualSelector.now < end else None
 
 
 def most_in(times: list[float], seconds: float) -> int:
-    """Return how many of the times lie in the fullest stretch of so many seconds."""
+    """Return the largest number of times within any period of the given length."""
     first, most = 0, 0
     for last, at in enumerate(times):
         while times[first] <= at - seconds:
@@ -339,7 +342,7 @@ def most_in(times: list[float], seconds: float) -> int:
 
 
 async def refuse_everything(governor: Governor, pacing: Pacing) -> None:
-    """Let one request after the other be refused, until nothing but probes is admitted."""
+    """Let requests be refused one after another, until the governor holds all calls back."""
     while governor._hold is None:
         (await governor.ticket(pacing).admit(60.0)).refused(ServerError(429), {}, None)
         await asyncio.sleep(0.1)
@@ -355,7 +358,7 @@ class TestRateLimitOfTheServer:
     @pytest.mark.parametrize("burst", [2, 5, 20])
     @pytest.mark.parametrize("latency", [(0.05, 0.5), (2.0, 20.0)])
     @pytest.mark.slow
-    def test_uses_all_without_429s_when_headers_tell(
+    def test_uses_the_whole_rate_of_the_headers_with_few_429s(
         self, seed: int, burst: int, latency: tuple[float, float]
     ) -> None:
         server = Server(Account(1200, burst), seed=seed, latency=latency)
@@ -365,13 +368,13 @@ class TestRateLimitOfTheServer:
         since = done.began + 2.0
         assert done.outcomes == {"answered": 1000}
         assert server.use(since, done.last) > (0.98 if burst > 2 else 0.8)
-        # A bucket of two, and no answer for seconds: the pace is learned before headers tell it.
+        # With a bucket of two and slow answers, the pace is learned before any headers arrive.
         assert server.refused_share(since, done.ended) < (0.006 if burst > 2 else 0.03)
 
     @pytest.mark.parametrize("seed", [1, 2])
     @pytest.mark.parametrize("retry_after", [None, 1.0])
     @pytest.mark.parametrize("burst", [5, 20])
-    def test_learns_the_rate_when_nobody_tells(
+    def test_learns_the_rate_without_headers(
         self, seed: int, burst: int, retry_after: float | None
     ) -> None:
         server = Server(
@@ -411,7 +414,7 @@ class TestRateLimitOfTheServer:
 
         since = done.began + 10.0
         assert len(server.refused) < (30 if shows_headers else 200)
-        assert most_in(server.accepted, 10.0) > 1200  # what it allows at once is used at once
+        assert most_in(server.accepted, 10.0) > 1200  # the whole burst is used
         assert server.use(since, done.last) > 0.97
         assert server.refused_share(since, done.ended) < (0.005 if shows_headers else 0.03)
 
@@ -429,7 +432,7 @@ class TestRateLimitOfTheServer:
 
         assert server.use(done.began + 100.0, done.last) > 0.95
 
-    def test_keeps_a_tokens_limit_that_headers_tell(self) -> None:
+    def test_keeps_the_token_limit_of_the_headers(self) -> None:
         server = Server(tokens=Account(120_000, 10_000))
 
         done = run(server, items=400, sizes=(100, 1500))
@@ -439,7 +442,7 @@ class TestRateLimitOfTheServer:
         assert used / (2000 * (done.last - done.began - 5)) > 0.97
         assert server.refused_share(done.began + 2.0, done.ended) < 0.01
 
-    def test_sends_all_at_once_with_no_bad_news(self) -> None:
+    def test_sends_everything_while_nothing_is_refused(self) -> None:
         server = Server(way=0.0)
 
         done = run(server, items=100)
@@ -456,7 +459,7 @@ class TestRateLimitOfTheServer:
         assert server.arrived[8:100] == pytest.approx([done.began + 0.25] * 92, abs=0.001)
         assert server.arrived[100:] == pytest.approx([done.began + 5.0] * 50, abs=0.3)
 
-    def test_delays_no_few_calls(self) -> None:
+    def test_does_not_delay_a_few_calls(self) -> None:
         async def main() -> float:
             governor, pacing = Governor(), Pacing()
             began = clock()
@@ -471,7 +474,7 @@ class TestRateLimitOfTheServer:
 
         assert done.server.arrived == [done.began] * 100
 
-    def test_refuses_little_of_the_first_burst_when_headers_tell(self) -> None:
+    def test_little_of_the_first_burst_is_refused_with_headers(self) -> None:
         server = Server(Account(1200, 20), latency=(0.05, 0.2))
 
         run(server, items=400)
@@ -488,7 +491,7 @@ class TestRateLimitOfTheServer:
         assert done.outcomes == {"answered": 1500}
         assert server.use(done.began + 62, done.last) > 0.97
 
-    def test_takes_a_reset_for_no_retry_after(self) -> None:
+    def test_does_not_treat_a_reset_as_a_retry_after(self) -> None:
         told = {
             "x-ratelimit-limit-requests": "1200",
             "x-ratelimit-remaining-requests": "0",
@@ -539,7 +542,7 @@ class TestRateLimitOfTheServer:
 
         assert simulate(main()) == pytest.approx(180.0, abs=0.1)
 
-    def test_takes_the_day_of_a_daily_limit_for_what_it_is(self) -> None:
+    def test_recognizes_a_daily_limit(self) -> None:
         headers = {
             "x-ratelimit-limit-requests": "14400",
             "x-ratelimit-remaining-requests": "14370",
@@ -589,7 +592,7 @@ class TestConfiguredRateLimit:
         assert len(done.server.arrived) / (done.ended - done.began) > 0.97 * 20
 
     def test_counts_tokens_as_they_were_used(self) -> None:
-        # A quarter of what each reserves is used, so four times as many go out as would have.
+        # Calls use a quarter of the tokens that they reserve, so four times as many are sent.
         pacing = Pacing(rate_limit=RateLimit(tokens_per_minute=60_000))
 
         async def main() -> float:
@@ -665,7 +668,7 @@ class TestConfiguredRateLimit:
         with pytest.raises(RequestTooLargeError, match=r"6001 tokens .* tokens_per_minute of 6000"):
             simulate(main())
 
-    def test_lets_the_lower_of_configured_and_told_win(self) -> None:
+    def test_uses_the_lower_of_the_configured_and_the_servers_limit(self) -> None:
         told = {"x-ratelimit-limit-requests": "600", "x-ratelimit-remaining-requests": "10"}
 
         async def main(per_minute: float) -> float | None:
@@ -677,14 +680,14 @@ class TestConfiguredRateLimit:
         assert simulate(main(300)) == 5.0
 
     @pytest.mark.parametrize("value", [0, -1, math.inf, math.nan, True, "60"])
-    def test_refuses_a_figure_that_is_none(self, value: Any) -> None:
+    def test_rejects_an_invalid_limit(self, value: Any) -> None:
         with pytest.raises(ConfigurationError, match="requests_per_minute"):
             RateLimit(requests_per_minute=value)
         with pytest.raises(ConfigurationError, match="tokens_per_minute"):
             RateLimit(tokens_per_minute=value)
 
     @pytest.mark.parametrize("value", [0, -1, 1.5, True, None])
-    def test_refuses_a_concurrency_that_is_none(self, value: Any) -> None:
+    def test_rejects_an_invalid_concurrency(self, value: Any) -> None:
         with pytest.raises(ConfigurationError, match="max_concurrency"):
             Pacing(max_concurrency=value)
 
@@ -699,7 +702,7 @@ class TestOverload:
         assert done.outcomes == {"answered": 2000}
         assert len([at for at in server.failed if at < done.began + 1]) < 90
         late = [at for at in server.failed if at > done.began + 1]
-        assert len(late) <= 17  # a hundredth, each of which costs its call a retry
+        assert len(late) <= 17  # about 1 %, each of which costs its call a retry
         served = [at for at in server.accepted if done.began + 5 < at < done.last]
         assert len(served) / (done.last - done.began - 5) > 0.8 * 20 / 0.275
 
@@ -726,7 +729,7 @@ class TestOverload:
         assert names.count("governor_cut") == 1
         assert "governor_grew" in names
 
-    def test_learns_nothing_of_more_from_fewer(self) -> None:
+    def test_does_not_raise_a_limit_that_is_not_reached(self) -> None:
         async def main() -> int:
             governor, pacing = Governor(), Pacing(100)
             permits = [await governor.ticket(pacing).admit(60.0) for _ in range(10)]
@@ -754,7 +757,7 @@ class TestOutage:
     @pytest.mark.parametrize("workers", [30, 300])
     @pytest.mark.slow
     def test_loses_no_call_to_half_a_minute(self, seed: int, status: int, workers: int) -> None:
-        # As many as were out fail at once, and may cost each a retry; after that, single probes.
+        # The calls in flight all fail, which may cost each a retry; then single probes are sent.
         server = Server(status=between(5, 35, status), seed=seed)
 
         done = run(server, items=workers * 40, workers=workers, seed=seed)
@@ -778,14 +781,14 @@ class TestOutage:
 
         assert done.outcomes == {"answered": 200}
 
-    def test_holds_nobody_where_nothing_ever_answered(self) -> None:
+    def test_holds_no_calls_if_the_server_has_never_answered(self) -> None:
         done = run(Server(status=between(0, 1e9, 0)), items=400)
 
         assert done.outcomes == {"failed": 400}
         assert done.ended - done.began < 10
         assert done.names() == []
 
-    def test_lets_all_go_when_the_probe_is_answered_by_another_error(self) -> None:
+    def test_sends_all_when_the_probe_gets_another_error(self) -> None:
         async def main() -> int:
             governor, pacing = Governor(), Pacing()
             (await governor.ticket(pacing).admit(60.0)).succeeded({}, None)
@@ -828,7 +831,7 @@ class TestPatience:
         assert min(ends) >= 60
         assert max(ends) < 75
 
-    def test_tells_what_the_server_said_last(self) -> None:
+    def test_reports_the_last_error_of_the_server(self) -> None:
         async def main() -> Exception:
             governor, pacing = Governor(), Pacing()
             ticket = governor.ticket(pacing)
@@ -841,7 +844,7 @@ class TestPatience:
 
         assert str(simulate(main())) == "last"
 
-    def test_begins_anew_with_each_success(self) -> None:
+    def test_restarts_with_each_success(self) -> None:
         async def main() -> None:
             governor, pacing = Governor(), Pacing()
             ticket = governor.ticket(pacing)
@@ -853,7 +856,7 @@ class TestPatience:
 
         simulate(main())
 
-    def test_goes_on_when_a_probe_is_not_refused_though_not_answered(self) -> None:
+    def test_continues_when_a_probe_is_neither_refused_nor_answered(self) -> None:
         async def main() -> float:
             governor, pacing = Governor(), Pacing()
             await refuse_everything(governor, pacing)
@@ -861,7 +864,7 @@ class TestPatience:
             await asyncio.gather(*(governor.ticket(pacing).admit(60.0) for _ in range(50)))
             return clock() - began
 
-        assert 1.5 < simulate(main()) < 3.0  # half a second's pause, one for the probe, and a ramp
+        assert 1.5 < simulate(main()) < 3.0  # a pause of 0.5 s, 1 s for the probe, and a ramp
 
     def test_does_not_end_by_a_slow_limit_that_is_kept(self) -> None:
         done = run(
@@ -888,8 +891,8 @@ class TestPatience:
         assert simulate(main()) == ["answered"] * 50
 
     @pytest.mark.parametrize("share", [0.0, 0.3])
-    def test_is_not_frozen_by_an_hour_told_to_one(self, share: float) -> None:
-        # The first is told to come back in an hour, and so is now and then another.
+    def test_one_retry_after_of_an_hour_stops_no_other_call(self, share: float) -> None:
+        # The first call gets a Retry-After of an hour, and so do others now and then.
         server = Server(retry_after=3600.0)
         rng = random.Random(2)
         server.status = lambda at: (
@@ -963,7 +966,7 @@ class TestQueue:
             await settle_down()
             assert governor.waiting == 4
             if state == "granted":
-                permit.release()  # the first victim has its permit, but has not run yet
+                permit.release()  # the first victim has a permit, but has not run yet
             for victim in victims:
                 victim.cancel()
             await asyncio.gather(*victims, return_exceptions=True)
@@ -983,7 +986,7 @@ class TestQueue:
             tasks = [asyncio.create_task(governor.ticket(pacing).admit(60.0)) for _ in range(2)]
             probe = await tasks[0]
             assert governor.waiting == 1
-            assert not probe.is_probe, "who is refused is refused: only an outage makes probes"
+            assert not probe.is_probe, "only an outage makes probes, not refusals"
             began = clock()
             probe.release()
             await tasks[1]
@@ -991,7 +994,7 @@ class TestQueue:
 
         assert simulate(main()) < 0.01
 
-    def test_says_so_when_a_permit_is_given_back_twice(self) -> None:
+    def test_raises_when_a_permit_is_given_back_twice(self) -> None:
         async def main() -> Governor:
             governor = Governor()
             permit = await governor.ticket(Pacing()).admit(60.0)
@@ -1044,7 +1047,7 @@ class TestQueue:
             return seconds / (rounds * 64)
 
         few = many = math.inf
-        for _ in range(10):  # the least of each, which a busy machine does not change
+        for _ in range(10):  # compare minima, which other load on the machine hardly changes
             few = min(few, simulate(seconds_per_call(100)))
             many = min(many, simulate(seconds_per_call(10_000)))
             if many < 2 * few:
@@ -1053,7 +1056,7 @@ class TestQueue:
 
 
 class TestPacings:
-    def test_holds_the_lowest_of_those_alive(self) -> None:
+    def test_uses_the_lowest_limits_of_the_live_pacings(self) -> None:
         async def main() -> None:
             governor = Governor()
             wide, narrow = Pacing(100), Pacing(10, RateLimit(60), adaptive=False)

@@ -1,4 +1,4 @@
-"""Single rules of the governor, each by a few tickets in virtual time."""
+"""Single rules of the governor, each tested with a few tickets in virtual time."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def send_and_fail(ticket: Ticket) -> None:
 
 
 async def begin_outage(governor: Governor, pacing: Pacing) -> tuple[Ticket, Ticket]:
-    """Let a server that has answered be gone, as two calls find out; all are held then."""
+    """Answer one call, then fail two as unreachable, so that the governor holds all calls."""
     one, other = governor.ticket(pacing), governor.ticket(pacing)
     (await one.admit(300)).succeeded({}, None)
     for ticket in (one, other):
@@ -63,7 +63,7 @@ def test_calls_side_by_side_are_held_by_an_outage() -> None:
 
 @pytest.mark.parametrize("patience", [0.1, 3600.0])
 def test_an_outage_has_a_patience_of_its_own(patience: float) -> None:
-    """Not that which is meant for rate limits; after it, the calls that wait are ended."""
+    """The patience for rate limits does not apply; waiting calls end after the outage's."""
 
     async def main() -> float:
         governor, pacing = Governor(), Pacing()
@@ -87,12 +87,12 @@ def test_an_outage_has_a_patience_of_its_own(patience: float) -> None:
 
 
 def test_a_call_that_was_never_sent_waits_for_two_seconds_at_least() -> None:
-    """Whatever its patience, for the refusals are those of others."""
+    """This holds for any patience, because only other calls were refused."""
 
     async def main() -> tuple[bool, bool]:
         governor, pacing = Governor(), Pacing(max_concurrency=3)
         permits = [await governor.ticket(pacing).admit(300) for _ in range(3)]
-        # Each place that becomes free is taken by one of the first of these.
+        # The first of these calls take each place that becomes free.
         *_, waiting = [
             asyncio.ensure_future(governor.ticket(pacing).admit(patience))
             for patience in (300, 300, 300, 300, 0.1)
@@ -112,7 +112,7 @@ def test_a_call_that_was_never_sent_waits_for_two_seconds_at_least() -> None:
 
 
 def test_pauses_are_of_different_lengths() -> None:
-    """By up to a tenth: other processes were told the same."""
+    """They vary by up to 10 %, because other processes got the same Retry-After."""
 
     async def pause(seed: int) -> float:
         seconds: list[Any] = []
@@ -183,7 +183,7 @@ def test_a_bug_while_learning_leaves_nobody_waiting(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_usage_that_lies_hardly_moves_the_mean_of_the_answers() -> None:
-    """Sixteen million tokens would reserve the whole limit for the requests that follow."""
+    """With a mean of 16 million tokens, each later request would reserve the whole limit."""
 
     async def main() -> float:
         governor = Governor()
@@ -207,7 +207,7 @@ def test_requests_are_never_free_though_answers_have_no_tokens() -> None:
 
 
 def test_a_rate_of_nearly_zero_has_finite_waits() -> None:
-    """Whether a bucket is made with it or gets it later."""
+    """This holds for a new bucket and for one whose rate changes."""
     made, changed = Bucket(1e-320, 1.0, 0.0), Bucket(1.0, 1.0, 0.0)
     changed.change(1e-320, 1.0, 0.0)
     for bucket in (made, changed):
@@ -216,7 +216,7 @@ def test_a_rate_of_nearly_zero_has_finite_waits() -> None:
 
 
 def test_a_call_that_waits_for_the_users_own_limit_is_not_ended() -> None:
-    """Though the request before it was refused, and its patience is short."""
+    """It is not ended even if the request before it was refused and its patience is short."""
 
     async def main() -> float:
         governor = Governor()
@@ -229,8 +229,8 @@ def test_a_call_that_waits_for_the_users_own_limit_is_not_ended() -> None:
     assert 30 < simulate(main()) <= 61
 
 
-def test_tests_that_are_out_keep_the_calls_that_wait_alive() -> None:
-    """A day's limit is used up, as the server says: one call after the other tests if it is so."""
+def test_tests_in_flight_keep_waiting_calls_alive() -> None:
+    """The headers report a used-up daily limit; one call after another tests whether it is."""
     used_up = {
         "x-ratelimit-limit-requests": "50",
         "x-ratelimit-remaining-requests": "0",
@@ -252,8 +252,8 @@ def test_tests_that_are_out_keep_the_calls_that_wait_alive() -> None:
     assert first < second < third < 6
 
 
-def test_what_is_booked_is_given_back_and_no_more() -> None:
-    """An answer without a limit is reckoned with more tokens than the minute has."""
+def test_exactly_the_reserved_tokens_are_given_back() -> None:
+    """For an answer without a token limit, more tokens are estimated than a minute allows."""
 
     async def main() -> float:
         governor = Governor()
@@ -267,7 +267,7 @@ def test_what_is_booked_is_given_back_and_no_more() -> None:
 
 
 def test_a_burst_of_which_most_is_refused_blocks_nothing() -> None:
-    """Only a row of refusals over some time means that everything is refused."""
+    """Only consecutive refusals over some time mean that the server refuses everything."""
     pace = LearnedPace()
     for number in range(100):
         pace.send(number, number, 0.0)
@@ -279,7 +279,7 @@ def test_a_burst_of_which_most_is_refused_blocks_nothing() -> None:
 
 
 def test_a_turn_that_came_just_before_a_cancellation_is_passed_on() -> None:
-    """Where calls wait for what `max_cost` leaves."""
+    """Calls wait for their turn when the rest of `max_cost` is reserved."""
 
     async def main() -> bool:
         reservations = Reservations()
@@ -303,7 +303,7 @@ def test_a_turn_that_came_just_before_a_cancellation_is_passed_on() -> None:
 
 
 class TestAtRest:
-    """Whether another governor could take its place."""
+    """A governor at rest can be replaced with a new one."""
 
     def test_it_is_when_nothing_has_happened_lately(self) -> None:
         async def main() -> list[bool]:

@@ -1,4 +1,4 @@
-"""The learned pace by itself: what it makes of refusals, without a governor."""
+"""The learned pace without a governor: how it reacts to refusals."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_the_pace_is_kept_where_the_same_share_is_refused_at_any_pace(share: flo
 
 
 def test_a_burst_cuts_once() -> None:
-    # A hundred are out when the first is refused; half of them will be.
+    # 100 requests are in flight when the first is refused; half of them will be refused.
     pace = LearnedPace()
     for number in range(100):
         pace.send(number, number, 0.01 * number)
@@ -126,7 +126,7 @@ def test_only_a_row_of_refusals_means_that_everything_is_refused() -> None:
 
 
 def test_a_refusal_that_comes_late_is_counted() -> None:
-    # Refusals first arrive after 40 ms, so that those after 2 s pass for accepted until then.
+    # Refusals arrive after 40 ms at first. Those that later take 2 s count as accepted until then.
     pace, bucket = LearnedPace(), TokenBucket(20.0)
     drive(pace, bucket, 30.0, most=200.0)
 
@@ -147,7 +147,7 @@ def test_growth_goes_by_time_and_needs_no_answers() -> None:
     assert pace.pace > 3.0
 
 
-def test_what_was_told_is_the_pace_after_a_refusal_that_contradicts_it() -> None:
+def test_a_limit_of_the_headers_sets_the_pace_after_a_refusal() -> None:
     pace = LearnedPace()
 
     pace.start(20.0, 0.0)
@@ -156,7 +156,7 @@ def test_what_was_told_is_the_pace_after_a_refusal_that_contradicts_it() -> None
 
 
 def test_a_concurrency_is_told_from_a_pace() -> None:
-    # At most 10 at once, each for a second; 12 a second, spread unevenly.
+    # The server takes 10 concurrent requests, for a second each; 12 a second are sent, unevenly.
     pace, rng = LearnedPace(), random.Random(4)
     now, number = 0.0, 0
     out: list[tuple[float, int]] = []

@@ -1,6 +1,6 @@
-"""What a governor remembers of requests is bounded by how many are in flight.
+"""A governor stores data only for the requests in flight.
 
-What would show a failure: memory that grows with the number of calls that a process has made.
+The test fails if memory grows with the number of calls that the process has made.
 """
 
 from __future__ import annotations
@@ -42,4 +42,4 @@ def test_memory_does_not_grow_with_the_calls(adaptive: bool, refused_every: int)
         finally:
             tracemalloc.stop()
 
-    assert simulate(growth()) < 16 * ROUND  # bytes: a request that is remembered takes over 100
+    assert simulate(growth()) < 16 * ROUND  # bytes; data stored for a request takes over 100

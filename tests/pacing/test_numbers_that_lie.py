@@ -1,8 +1,7 @@
-"""Headers and usage of broken and hostile servers: no answer and no permit is lost.
+"""False headers and usage from broken or hostile servers lose no answer and no permit.
 
-What would show a failure: an exception that is not the server's own, an answer that was paid for
-and is not returned, a permit that does not come back (the calls after it then wait forever), or a
-wait of years.
+The tests fail if an exception hides the server's own error, if a paid answer is not returned, if a
+permit is not given back (later calls then wait forever), or if a call waits for years.
 """
 
 from __future__ import annotations
@@ -119,7 +118,7 @@ def test_a_configured_limit_that_is_nearly_zero_divides_by_nothing() -> None:
 
 @given(text=durations | dates | texts)
 @settings(max_examples=300, deadline=None)
-def test_a_time_told_is_positive_and_at_most_a_month(text: str) -> None:
+def test_a_servers_wait_is_positive_and_at_most_a_month(text: str) -> None:
     for name in ("retry-after", "retry-after-ms", "x-ratelimit-reset-requests"):
         for date in (None, *DATES_OUT_OF_RANGE, text):
             headers = {name: text} | ({} if date is None else {"date": date})
@@ -129,8 +128,8 @@ def test_a_time_told_is_positive_and_at_most_a_month(text: str) -> None:
 
 @pytest.mark.parametrize("date", DATES_OUT_OF_RANGE)
 @pytest.mark.slow
-def test_a_date_out_of_range_is_no_date(fake_openai: FakeOpenAI, date: str) -> None:
-    """Each refusal used to keep its permit, so that the fifth call waited forever."""
+def test_a_date_out_of_range_is_not_a_date(fake_openai: FakeOpenAI, date: str) -> None:
+    """Each refusal used to keep its permit, so the fifth call waited forever."""
     engine = make_engine(max_concurrency=4, client_max_retries=1, rate_limit_patience=60.0)
     fake_openai.fail_next(HTTPFault(409, retry_after=date), times=6)
 
@@ -221,7 +220,7 @@ def test_a_bug_while_settling_an_error_leaves_the_servers_own(
 def test_a_call_over_http_ends_whatever_came_before(
     fake_openai: FakeOpenAI, answers: list[tuple[int, dict[str, str], int]]
 ) -> None:
-    """Without `adaptive`, to be quick; the tests in virtual time above have it."""
+    """`adaptive` is off to save time; the tests in virtual time above turn it on."""
     engine = make_engine(
         max_concurrency=1, adaptive=False, client_max_retries=0, rate_limit_patience=0.0
     )

@@ -1,8 +1,8 @@
 """A call ends within its own patience, and a suspected limit is soon tested again.
 
-What would show a failure: a call that ends later than its patience allows although the server only
-refuses; one that ends although it merely waits for a configured limit or for slow answers; or one
-that still waits long after the server admits requests again.
+The tests fail if a call ends later than its patience although the server refuses everything, if a
+call ends while it waits for a configured limit or slow answers, or if a call still waits long after
+the server accepts requests again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DAY_IS_USED_UP = {
 
 
 class Server:
-    """Answers after a time, or refuses.
+    """Answers after a delay, or refuses.
 
     Attributes:
         refusal: The headers of its 429s; None for answers.
@@ -107,7 +107,7 @@ def test_calls_go_on_soon_after_the_day_has_begun_again() -> None:
 
 @pytest.mark.slow
 def test_a_call_is_tried_again_for_its_whole_patience(fake_openai: FakeOpenAI) -> None:
-    """It used to end after half of it: what was left was counted from the first attempt."""
+    """It used to end after half of it: the rest was counted from the first attempt."""
     engine = make_engine(rate_limit_patience=4.0)
     fake_openai.faults = lambda _request: HTTPFault(429, retry_after_ms=50)
     began = time.monotonic()
@@ -155,8 +155,8 @@ def test_slow_answers_end_no_call() -> None:
     assert simulate(main()) == ["answered"] * 40
 
 
-def test_a_pause_told_to_one_call_fails_no_other() -> None:
-    """The pause is longer than the patience: a test within the patience shows that it is over."""
+def test_a_retry_after_for_one_call_fails_no_other() -> None:
+    """The pause is longer than the patience; a request within the patience finds it over."""
     server = Server()
 
     async def send() -> Mapping[str, str]:
@@ -176,7 +176,7 @@ def test_a_pause_told_to_one_call_fails_no_other() -> None:
 
 
 def test_each_engine_has_its_own_patience_in_a_shared_queue() -> None:
-    """The impatient engine's calls stand behind a patient one's."""
+    """The calls of the impatient engine queue behind those of the patient engine."""
     server = Server({"retry-after": "3600"}, seconds=30.0)
 
     async def main() -> tuple[float, float]:

@@ -27,7 +27,7 @@ def arguments(engine: AsyncGPTXBatchEngine) -> list[Any]:
 
 
 def seconds_of(share: float, *, adaptive: bool) -> float:
-    """Return how long a batch takes that is refused at random."""
+    """Return the duration of a batch in which random requests are refused."""
     refused = sometimes([(HTTPFault(429, retry_after_ms=100), share)])
     with FakeOpenAI(latency=0.05, faults=refused) as server:
         engine = AsyncGPTXBatchEngine(
@@ -47,7 +47,7 @@ def seconds_of(share: float, *, adaptive: bool) -> float:
 @pytest.mark.parametrize("share", [0.03, 0.1, 0.2])
 @pytest.mark.slow
 def test_a_batch_is_not_slowed_down(share: float) -> None:
-    # A collapse takes ten times as long and more; a busy machine must not look like one.
+    # A collapse takes ten times as long or longer; the bound leaves room for a busy machine.
     plain = seconds_of(share, adaptive=False)
 
     assert seconds_of(share, adaptive=True) < 3 * plain + 2

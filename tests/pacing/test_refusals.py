@@ -1,4 +1,4 @@
-"""Whom a refusal ends: a rejected prompt itself alone, a refused key all that is not sent yet."""
+"""A rejected prompt fails alone; a refused key fails all calls that are not sent yet."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FLAGGED = HTTPFault(403, "Your input was flagged.", "forbidden", "")
 
 
 def flag(*texts: str) -> Callable[[RecordedRequest], HTTPFault | None]:
-    """Make a server's faults of a firewall that rejects prompts with any of these texts."""
+    """Imitate a firewall that rejects every prompt that contains one of the texts."""
     return lambda request: FLAGGED if any(text in request.user_text for text in texts) else None
 
 
@@ -91,7 +91,7 @@ class TestRejectedPrompt:
     def test_many_that_are_rejected_before_the_first_answer_fail_alone(
         self, fake_openai: FakeOpenAI
     ) -> None:
-        """A firewall is faster than a model: half of the prompts fail before any is answered."""
+        """A firewall is faster than a model: half of the prompts fail before the first answer."""
         fake_openai.faults = flag(*(f"text {number} " for number in range(0, 100, 2)))
         fake_openai.latency = lambda request: 0.0 if fake_openai.faults(request) else 0.3  # type: ignore[misc]
         engine = make_engine(max_concurrency=40)

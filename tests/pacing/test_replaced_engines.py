@@ -1,4 +1,4 @@
-"""The limits of an engine that `install` or `uninstall` replaces leave the line at once."""
+"""The limits of an engine end when `install` or `uninstall` replaces the engine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SLOW = RateLimit(requests_per_minute=1)
 
 @pytest.fixture
 def no_collection(engine_repository: Any) -> Iterator[None]:
-    """Keep the collector from freeing the engine that is replaced, as `gc.freeze()` does."""
+    """Keep the garbage collector from freeing the replaced engine, as `gc.freeze()` does."""
     gc.disable()
     gc.freeze()
     yield

@@ -1,6 +1,6 @@
-"""How long retries wait and how long they go on, by tenacity on a loop of virtual time.
+"""How long retries wait and when they end, run by tenacity on a loop with virtual time.
 
-The errors are those that the SDK raises for answers of a real server.
+The SDK raises the errors, from the responses of a real server.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def retry_all(
     patience: float = 300.0,
     prepare: Callable[[Budget], None] = lambda budget: None,
 ) -> tuple[object, list[float]]:
-    """Fail with the errors one after the other, then answer; return the end and the waits."""
+    """Fail with each error in turn, then answer; return the outcome and the waits."""
     waits: list[float] = []
 
     async def main() -> object:
@@ -125,7 +125,7 @@ def test_an_attempt_that_is_free_costs_no_retry(fail: Callable[[Fault], Exceptio
     ],
     ids=str,
 )
-def test_an_outage_is_told_by_its_failures(
+def test_an_outage_is_recognized_by_its_failures(
     fail: Callable[[Fault], Exception], fault: Fault, expected: bool
 ) -> None:
     assert retry.is_of_outage(fail(fault)) is expected

@@ -1,4 +1,4 @@
-"""How long a server asks to wait: whose clock a date counts by, and which times make no sense."""
+"""The wait that a server asks for: which clock a date refers to, and which values are invalid."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def test_a_date_counts_by_our_clock_where_the_server_shows_none(
     assert 3500 < seconds <= 3600
 
 
-def test_a_date_that_is_past_is_no_wait() -> None:
+def test_a_past_date_is_not_a_wait() -> None:
     assert told({"retry-after": date(hours=-1)}) is None
 
 
 @pytest.mark.parametrize("epoch", EPOCHS)
 @pytest.mark.parametrize("name", ["x-ratelimit-reset-requests", "retry-after"])
-def test_an_epoch_is_no_duration(name: str, epoch: str) -> None:
+def test_an_epoch_is_not_a_duration(name: str, epoch: str) -> None:
     assert parse_duration(epoch) is None
     assert told({name: epoch, "x-ratelimit-remaining-requests": "0"}) is None
 
@@ -58,7 +58,7 @@ def test_an_epoch_is_no_duration(name: str, epoch: str) -> None:
 @pytest.mark.parametrize("epoch", EPOCHS)
 @pytest.mark.slow
 def test_a_429_whose_reset_is_an_epoch_is_tried_again(fake_openai: FakeOpenAI, epoch: str) -> None:
-    """It used to fail at once, for the wait was longer than any patience."""
+    """It used to fail immediately, because the wait was longer than any patience."""
     fake_openai.fail_next(HTTPFault(429, headers={"x-ratelimit-reset-requests": epoch}))
     assert errors_of(make_engine().forward(arguments(1))) == [None]
 

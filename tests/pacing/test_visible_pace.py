@@ -1,4 +1,4 @@
-"""What users see of the pace: in `stats()`, in events, and in the progress bar."""
+"""How `stats()`, events and the progress bar show the pace."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_stats_show_a_configured_limit(fake_openai: FakeOpenAI) -> None:
     assert "10.00 requests a second (configured), 7 at once (configured)" in stats.table()
 
 
-def test_stats_show_what_the_server_told(fake_openai: FakeOpenAI) -> None:
+def test_stats_show_the_limits_of_the_headers(fake_openai: FakeOpenAI) -> None:
     fake_openai.reply = lambda _request: HTTPFault(200, body=completion("yes"), headers=TOLD)
     engine = make_engine(rate_limit=RateLimit(requests_per_minute=60_000))
     assert errors_of(engine.forward(arguments(1))) == [None]
@@ -78,7 +78,7 @@ def test_stats_foresee_the_next_call_while_all_wait_for_their_own_retry_after(
 
     foreseen = asyncio.run(main())
     assert foreseen is not None
-    assert 0 < foreseen <= 125, "up to a quarter is added to what the server said"
+    assert 0 < foreseen <= 125, "up to a quarter is added to the server's Retry-After"
 
 
 def test_the_end_of_a_calls_own_wait_is_foreseen() -> None:
@@ -145,7 +145,7 @@ def test_a_cut_that_an_answer_completes_is_an_event() -> None:
             await asyncio.sleep(0.02)
         for permit in permits[1::2]:
             permit.refused(error_with(429), {}, None)
-        assert told == [], "the refusals count when those sent before them are answered"
+        assert told == [], "refusals count only after the requests sent before them are answered"
         for permit in permits[0::2]:
             permit.succeeded({}, None)
         assert governor.rate is not None
@@ -191,7 +191,7 @@ def test_the_bar_says_what_a_run_that_stands_still_waits_for(
     now += 2.0
     assert bar._figures()["now"] == "waiting for the rate limit, next call in 12 s"
     stats["answered"] = 1
-    assert "now" not in bar._figures(), "it goes on"
+    assert "now" not in bar._figures(), "it is running again"
     now += 6.0
     stats["in_flight"] = 1
-    assert "now" not in bar._figures(), "it waits for an answer"
+    assert "now" not in bar._figures(), "it is waiting for an answer"

@@ -288,7 +288,7 @@ def test_harms_no_call_when_an_event_is_dropped_by_a_bare_logger() -> None:
             Bare.dropped += 1
             raise structlog.DropEvent
 
-    structlog.configure(wrapper_class=Bare)  # type: ignore[arg-type] # as bare as can be
+    structlog.configure(wrapper_class=Bare)  # type: ignore[arg-type] # it catches nothing
     try:
         service_restarted("loop", None)
     finally:

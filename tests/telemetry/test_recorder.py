@@ -1,4 +1,4 @@
-"""Statistics: the states of calls, durations, kinds of failures, forks and copies."""
+"""Statistics: call states, durations, kinds of failures, forks and copies."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_names_the_kind_of_a_failure(error: Exception, kind: str) -> None:
 
 
 @pytest.mark.parametrize("count", ["many", None, -1, 10**400, 1.5, True, object()])
-def test_answers_when_the_usage_is_no_count(count: Any) -> None:
+def test_answers_when_the_usage_is_not_a_count(count: Any) -> None:
     recorder = Recorder(PRICES)
     sent(recorder).answered(response(count))
     stats = recorder.stats()
@@ -148,7 +148,7 @@ def test_carries_calls_in_progress_over_a_reset() -> None:
     recorder.reset()
     stats = recorder.stats()
     assert (stats.calls, stats.answered, stats.attempts, stats.cost) == (2, 0, 1, 0.0)
-    assert recorder.spent == spent > 0  # or a reset would lift the limit
+    assert recorder.spent == spent > 0  # otherwise a reset would lift the limit
     waiting.cancelled()
     flying.answered()
     assert adds_up(recorder.stats())
@@ -296,6 +296,6 @@ print(counting / dump)
 
 @pytest.mark.serial
 def test_costs_less_than_a_small_json_dump_for_a_call() -> None:
-    """In a child process, where no coverage is measured. Counting takes about 0.8 of a dump."""
+    """A child process has no coverage overhead. Counting takes about 0.8 of the time of a dump."""
     done = run_child(COST, TESTS, strict=False)
     assert float(done.stdout) < 1.2, done.stderr

@@ -43,7 +43,7 @@ def test_sends_nothing_more_when_the_limit_is_reached() -> None:
     recorder = Recorder(PRICES, max_cost=0.45)
     sent(recorder).answered(response(1_000_000, 0))
     failing = sent(recorder)
-    failing.retried(StatusError(500), 1.0, response(0, 500_000))  # 0.15 + 0.30: it counts as well
+    failing.retried(StatusError(500), 1.0, response(0, 500_000))  # 0.15 + 0.30: failures count too
     unsent = recorder.call(REQUEST)
     for call in (failing, unsent):
         with pytest.raises(CostLimitError, match=r"0\.4500 were spent.*Raise max_cost") as caught:

@@ -1,4 +1,4 @@
-"""Calls as OpenTelemetry spans: made in one thread and sent on another, with real HTTP."""
+"""OpenTelemetry spans of calls that are made in one thread and sent in another, over real HTTP."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ URL = "http://user:word@localhost:8123/v1/"
 
 
 class Traced:
-    """An application's provider, and the spans that it exported."""
+    """An application's tracer provider, and the spans that it exported."""
 
     def __init__(self) -> None:
         self.exporter = InMemorySpanExporter()
@@ -169,7 +169,7 @@ def test_is_the_parent_on_the_loop_and_a_child_of_the_caller(
             call.sending()
             with traced.tracer.start_as_current_span("attempt"):
                 seen = (variable.get(), baggage.get_baggage("who"))
-        assert not context.get_current()  # as it was
+        assert not context.get_current()  # unchanged
         call.answered()
         return seen
 
@@ -258,7 +258,7 @@ def test_leaves_another_context_alone_when_it_is_closed_there(traced: Traced) ->
 
 
 class _Never:
-    """Wait for ever, without a loop."""
+    """Waits forever, without a loop."""
 
     def __await__(self) -> Generator[None, None, None]:
         yield
@@ -299,7 +299,7 @@ def test_ends_the_span_when_the_answer_has_another_shape(answer: Any, traced: Tr
 
 
 @pytest.mark.parametrize("url", ["", "no url", "http://[bad", "http://host:port/"])
-def test_leaves_the_server_out_when_its_url_is_none(url: str) -> None:
+def test_leaves_the_server_out_when_its_url_is_invalid(url: str) -> None:
     assert tracing._server(url) == {}
 
 

@@ -1,4 +1,4 @@
-"""The client of Cerebras's SDK: errors are OpenAI's on the loop and Cerebras's for the caller.
+"""Calls by Cerebras's SDK: the loop raises OpenAI's errors, and the caller gets Cerebras's.
 
 tests/differential compares its engine with symbolicai's own, case by case.
 """
@@ -35,17 +35,17 @@ def argument(text: str, **kwargs: Any) -> Any:
 @pytest.fixture
 def engine(engine_repository: Any, fake_openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("CEREBRAS_BASE_URL", fake_openai.base_url.removesuffix("/v1"))
-    # The shortest waits of the engine's own retries.
+    # The shortest waits between the engine's own retries.
     monkeypatch.setattr(
         "gptx_async.symbolicai.v1.retry_sleep._Time.sleep", lambda _self, _seconds: None
     )
     fake_openai.reply = lambda request: f"answer to {request.user_text}"
     engine = gptx_async.install(KEY, MODEL, client_max_retries=0, rate_limit_patience=0)
-    fake_openai.clear()  # its constructor opens a connection
+    fake_openai.clear()  # the constructor opens a connection
     return engine
 
 
-def test_the_calls_of_a_batch_are_made_at_once(engine: Any, fake_openai: FakeOpenAI) -> None:
+def test_the_calls_of_a_batch_run_concurrently(engine: Any, fake_openai: FakeOpenAI) -> None:
     fake_openai.hold()
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(engine.forward, [argument(f"{number}") for number in range(150)])
@@ -114,7 +114,7 @@ def test_errors_in_results_hold_no_key(engine: Any, fake_openai: FakeOpenAI) -> 
     assert KEY not in repr(sdk_error.response.request.headers)
 
 
-def test_a_client_that_its_engine_builds_anew_is_taken_over(
+def test_a_client_that_its_engine_rebuilds_is_taken_over(
     engine: Any, fake_openai: FakeOpenAI
 ) -> None:
     engine.command(NEUROSYMBOLIC_ENGINE_API_KEY="sk-another")

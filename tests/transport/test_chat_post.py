@@ -1,4 +1,7 @@
-"""The POST of a chat call without the SDK's `create` sends the same bytes, or is not planned."""
+"""A chat POST planned without the SDK's `create` sends the same bytes as with it.
+
+Calls that only the SDK can send correctly are not planned.
+"""
 
 from __future__ import annotations
 
@@ -65,11 +68,11 @@ def test_the_server_gets_the_same_bytes_and_headers_as_from_the_sync_client(
     ],
     ids=str,
 )
-def test_what_the_sdk_has_to_look_at_goes_by_its_own_method(changes: dict[str, Any]) -> None:
+def test_arguments_that_the_sdk_must_inspect_go_through_its_method(changes: dict[str, Any]) -> None:
     assert post_of(CREATE, (), CHAT | changes) is None
 
 
-def test_what_holds_itself_is_for_the_sdk_to_refuse() -> None:
+def test_a_circular_argument_is_left_to_the_sdk() -> None:
     circle: list[Any] = []
     circle.append(circle)
     assert post_of(CREATE, (), CHAT | {"stop": circle}) is None
@@ -93,7 +96,7 @@ def test_a_patched_create_gets_the_call(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def annotations_of(kind: Any, seen: set[Any]) -> Iterator[Any]:
-    """Yield a type and all types that it is made of."""
+    """Yield a type and all types that it contains."""
     if id(kind) in seen:
         return
     seen.add(id(kind))
@@ -106,8 +109,8 @@ def annotations_of(kind: Any, seen: set[Any]) -> Iterator[Any]:
 
 
 def test_no_argument_of_chat_is_renamed_or_formatted_by_the_sdk() -> None:
-    """So the SDK's transform by annotations changes nothing in plain JSON."""
+    """So the SDK's transform, which follows annotations, does not change plain JSON."""
     found = [*annotations_of(completion_create_params.CompletionCreateParamsNonStreaming, set())]
-    assert len(found) > 100, "the walk comes to the messages and the tools"
+    assert len(found) > 100, "the walk reaches the types of messages and tools"
     infos = [each for each in found if isinstance(each, PropertyInfo)]
     assert [info for info in infos if info.alias or info.format] == []

@@ -24,7 +24,7 @@ Ending = Callable[[socket.socket], object]
 
 
 class ClosingServer(HostileServer):
-    """Answers the first request on each connection, and ends the connection at the second.
+    """Answers the first request on each connection, and closes the connection at the second.
 
     Attributes:
         ending: Handles a second request.

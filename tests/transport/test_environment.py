@@ -1,6 +1,6 @@
-"""Proxies and certificates of the environment: each engine keeps those it was built with.
+"""An engine keeps the proxies and certificates that the environment had when it was built.
 
-Each test compares with a sync client that was built at the same time.
+Each test compares the engine with a sync client that was built at the same time.
 """
 
 from __future__ import annotations

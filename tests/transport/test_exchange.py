@@ -1,4 +1,4 @@
-"""Errors of an exchange without a connection are those of `aiohttp.ClientSession.request`.
+"""Without a connection, an exchange raises the errors of `aiohttp.ClientSession.request`.
 
 `test_wire.py` compares exchanges with the SDK's own path.
 """

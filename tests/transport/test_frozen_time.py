@@ -57,7 +57,7 @@ ask("thawed")
 
 
 class FailsOnce:
-    """Answers a text at first with the status at its end, then normally."""
+    """Answers the first request for a text with the status at its end, and later ones normally."""
 
     def __init__(self) -> None:
         self._seen: set[str] = set()
@@ -102,7 +102,7 @@ def test_a_retry_ends_within_a_frozen_time_and_after_it(
 @pytest.mark.timeout(200)
 @pytest.mark.slow
 def test_the_fake_server_answers_within_a_frozen_time() -> None:
-    """symbolicai must not be imported before: freezegun reads every name of every module."""
+    """symbolicai must not be imported first, because freezegun reads every name in every module."""
     completed = run_child(
         """
 import freezegun, openai, symai

@@ -1,8 +1,8 @@
 """A server that breaks HTTP, JSON or its own declarations.
 
-In each case `GPTXChatEngine` and the package's engine get the same bytes. The package's engine does
-the same as the other or raises a typed error. It never hangs, and it answers the other items of a
-batch and the next call.
+In each case `GPTXChatEngine` and the package's engine get the same bytes. The package's engine has
+the same outcome or raises a typed error. It never hangs, and it answers the other items of a batch
+and the next call.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ CONNECTION_ERROR = (
 
 
 def ask_sync(subject: Subject) -> Any:
-    """Send a bad item by the sync engine, and let the server close its connections."""
+    """Send a bad item with the sync engine, and let the server close its connections."""
     outcome = subject.ask(subject.sync, "bad")
     subject.server.settle()
     return outcome
@@ -125,7 +125,9 @@ def ask_sync(subject: Subject) -> Any:
 def check_like_sync(
     subject: Subject, differently: Any = None, check: Callable[[Any, Any], object] | None = None
 ) -> Any:
-    """Send a bad item by both engines, alone and in a batch; return our engine's outcome alone.
+    """Send a bad item with both engines; return our engine's outcome for the item alone.
+
+    Our engine sends it alone and in a batch.
 
     Args:
         subject: Both engines, whose outcomes must be the same.
@@ -319,7 +321,7 @@ REGULAR = ["gzip", "chunks", "no length", "text/plain", "200 times Continue", "b
 
 
 @pytest.mark.parametrize("name", REGULAR)
-def test_what_the_sync_client_bears_is_borne(subject: Subject, name: str) -> None:
+def test_what_the_sync_client_accepts_is_accepted(subject: Subject, name: str) -> None:
     """Without this test an engine that always raises a connection error would pass the others."""
     subject.server.respond = sending(ANSWERS[name])
     assert check_like_sync(subject) == ask_sync(subject)
@@ -332,10 +334,10 @@ def test_a_redirect_to_another_host_does_not_take_the_key_along(
     with HostileServer(lambda _received, connection: connection.sendall(answer("moved"))) as other:
         subject.server.respond = sending(redirect(status, f"{other.base_url}/elsewhere"))
         check_like_sync(subject)
-        assert len(other.received) == 3, "the sync engine asked once, ours alone and in a batch"
+        assert len(other.received) == 3, "one from the sync engine; ours sends alone and in a batch"
         assert not [each.raw for each in other.received if KEY.encode() in each.raw]
         heads = [each.raw.partition(b"\r\n")[0] for each in other.received]
-        assert len(set(heads)) == 1, "the same method and path as by the sync client"
+        assert len(set(heads)) == 1, "the same method and path as with the sync client"
     assert any(KEY.encode() in each.raw for each in subject.server.received)
 
 
@@ -358,10 +360,10 @@ def test_a_redirect_within_the_host_takes_the_key_along(subject: Subject) -> Non
 def test_an_answer_that_nobody_asked_for_answers_no_other_request(
     subject: Subject, when: str
 ) -> None:
-    """Data that comes on a pooled connection must not become the next request's response.
+    """Data received on an idle pooled connection must not become the next request's response.
 
-    The sync client's pool checks whether an idle connection has something to read (httpcore
-    `_async/http11.py`, has_expired); aiohttp's does not.
+    The sync client's pool checks whether an idle connection has data to read (httpcore
+    `_async/http11.py`, has_expired); aiohttp's pool does not.
     """
     sent = threading.Event()
     go_on = threading.Event()
@@ -379,7 +381,7 @@ def test_an_answer_that_nobody_asked_for_answers_no_other_request(
         sent.set()
         return False
 
-    default_service().close()  # so that there is one connection, on which the test knows what came
+    default_service().close()  # so that there is one connection, and the test knows its data
     subject.server.respond = respond
     assert subject.ask(subject.engine, "bad") == answered("bad")
     sent.clear()
@@ -440,7 +442,7 @@ def test_an_answer_that_never_ends_is_bounded_by_every_limit(
     subject: Subject, stop: threading.Event, part: str, limit: str
 ) -> None:
     """`client_timeout` bounds each read, so each byte restarts it."""
-    subject.server.respond = drip(stop, part)  # four times as long as the result may take
+    subject.server.respond = drip(stop, part)  # lasts four times the deadline for the result
     arguments = [make_argument(text) for text in ("first", "bad", "last")]
     asked = subject.in_thread(lambda: subject.engine.forward(arguments, **{limit: 0.5}))
     outputs, metadatas = asked.result(DEADLINE / 4)
@@ -485,7 +487,7 @@ def test_an_answer_that_never_ends_is_given_up_when_its_caller_is_cancelled(
 def test_a_body_that_floods_does_not_keep_the_others_waiting(
     subject: Subject, stop: threading.Event
 ) -> None:
-    """The body sends megabytes a second forever, while other calls are answered."""
+    """One body sends megabytes a second forever; other calls must still be answered."""
     flooding = threading.Event()
 
     def flood(_received: Received, connection: socket.socket) -> bool:
@@ -508,7 +510,7 @@ def test_a_body_that_floods_does_not_keep_the_others_waiting(
     assert isinstance(metadatas[0]["exception"], Exception), outputs
 
 
-def test_many_hostile_answers_at_once_harm_no_good_one(subject: Subject) -> None:
+def test_many_concurrent_hostile_answers_harm_no_good_one(subject: Subject) -> None:
     contents = [*ANSWERS.values()]
 
     def respond(received: Received, connection: socket.socket) -> bool:
@@ -657,7 +659,7 @@ def test_a_damaged_head_ends_as_with_the_sync_engine_or_rarely_by_one_of_the_two
 
 
 def test_what_the_connection_error_came_from_is_the_sdks_own(subject: Subject) -> None:
-    """A remedy receives the error with its cause."""
+    """`remedy` gets the error with its cause."""
     given_to_it: list[Exception] = []
 
     def remedy(_engine: Any, error: Exception, _callback: Any, _argument: Any) -> Any:

@@ -28,7 +28,7 @@ CHAT: dict[str, Any] = {
 
 
 class Closing:
-    """Builds resources, and records which are closed."""
+    """Builds resources, and records which ones are closed."""
 
     def __init__(self) -> None:
         self.built: list[str] = []

@@ -1,4 +1,4 @@
-"""Responses of status 200 without a completion raise the sync engine's exception with a note."""
+"""A response with status 200 but no completion raises the sync engine's exception with a note."""
 
 from __future__ import annotations
 

@@ -149,7 +149,7 @@ def test_a_mock_on_the_sync_side_gets_the_call(
 
 
 def new_resources(engine: Any) -> None:
-    """Make the client rebuild its resources, which keep the `post` that they were built with."""
+    """Make the client rebuild its resources, which keep the `post` they were built with."""
     vars(engine.client._behind).pop("chat", None)
 
 
@@ -203,7 +203,7 @@ def test_the_errors_of_a_mock_are_those_of_the_sync_engine(fake_openai: FakeOpen
     assert raised[0] == raised[1]
 
 
-def test_a_tracer_of_both_sides_sees_calls_that_are_made_at_once(
+def test_a_tracer_of_both_sides_sees_concurrent_calls(
     fake_openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []
@@ -235,7 +235,7 @@ def test_a_tracer_of_both_sides_sees_calls_that_are_made_at_once(
 
 
 def test_a_mock_counts_beside_a_tracer(fake_openai: FakeOpenAI) -> None:
-    """Both clients are patched, but only one of them by the user's test."""
+    """Both clients are patched, but only the sync client by the user's test."""
     traced = functools.wraps(AsyncCompletions.create)(lambda *args, **kwargs: None)
     engine = AsyncGPTXBatchEngine(*ACCOUNT)
     with (

@@ -32,7 +32,7 @@ ACCOUNT = ("sk-of-the-tests", "gpt-4o-mini")
 
 @pytest.fixture(autouse=True)
 def _new_service() -> Iterator[None]:
-    """Restart the service, whose clients would keep what they were built with."""
+    """Restart the service, because its clients would keep the names they were built with."""
     default_service().close()
     yield
     default_service().close()
@@ -104,7 +104,7 @@ def test_a_client_that_sends_by_another_method_sends_no_request_on_trial(
 def test_where_the_pool_is_another_no_connection_is_used_twice(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Data that came on an idle connection must not become the next request's response."""
+    """Data received on an idle connection must not become the next request's response."""
     monkeypatch.setattr(
         aiohttp.BaseConnector, "_get", lambda self, key, _another, _traces: None, raising=True
     )

@@ -115,7 +115,7 @@ def test_the_limit_is_halved_once_for_connections_that_were_begun_together() -> 
         assert ramp.limit == LEAST
         await ramp.turn(None)
         ramp.opened(now())
-        assert LEAST < ramp.limit < LEAST + 1  # slowly from here
+        assert LEAST < ramp.limit < LEAST + 1  # from here the limit grows slowly
         assert ramp.is_unused
 
     run(test)
@@ -141,7 +141,7 @@ def test_slow_connections_to_a_distant_server_do_not() -> None:
     run(test)
 
 
-def test_the_first_who_waits_looks_into_the_pool_when_a_connection_is_given_back() -> None:
+def test_the_first_waiting_call_looks_into_the_pool_when_a_connection_is_returned() -> None:
     async def test(ramp: Ramp) -> None:
         for _ in range(START):
             await ramp.turn(None)
@@ -152,7 +152,7 @@ def test_the_first_who_waits_looks_into_the_pool_when_a_connection_is_given_back
         ramp.opened(now())
         assert await again is True
         assert await second is True
-        ramp.given_back()  # for nobody
+        ramp.given_back()  # while nothing waits
 
     run(test)
 

@@ -1,7 +1,7 @@
 """Large responses are limited in size, and decoded and parsed without delaying other calls.
 
-Each test runs on both paths of a call: the package's route, and the SDK's path, which a listener to
-the SDK's log enforces.
+Each test runs on both paths of a call: the package's route, and the SDK's path, which is used when
+there is a listener to the SDK's log.
 """
 
 from __future__ import annotations
@@ -115,10 +115,10 @@ def test_a_response_that_is_too_large_is_an_error_and_not_asked_for_again(
     assert ask(engine)[0] == ["small"]
 
 
-def test_a_response_that_says_to_be_too_large_is_not_waited_for(
+def test_a_response_that_declares_too_many_bytes_is_not_awaited(
     serve: Callable[[bytes], HostileServer], path: str
 ) -> None:
-    """The body never comes."""
+    """The server never sends the body."""
     head = http(b"").replace(b"content-length: 0", b"content-length: 1000000000")
     gone = threading.Event()
 
@@ -253,7 +253,7 @@ print("grown" if grown > 500 else "bounded", grown)
 @pytest.mark.parametrize("status", [200, 400])
 @pytest.mark.slow
 def test_a_bomb_of_gzip_stops_nobody_and_takes_no_memory(path: str, status: int) -> None:
-    """955 KiB decode to 960 MiB: httpx would decode them at once, on the loop, in 3 GiB or more."""
+    """955 KiB decode to 960 MiB; httpx would decode it in one go, on the loop, in 3 GiB or more."""
     compressor = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS | 16)
     bomb = b"".join([*(compressor.compress(bytes(MIB)) for _ in range(960)), compressor.flush()])
     assert len(bomb) < MIB

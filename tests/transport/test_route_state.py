@@ -1,4 +1,4 @@
-"""A route follows changes behind it: a closed client, a new session, changed cookies."""
+"""A route follows changes of its client: closing, a new session, changed cookies."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class SOCKSProxy:
             if not self._greet(connection):
                 return
             version, command, _, kind = _read(connection, 4)
-            assert (version, command) == (5, 1), "only CONNECT"
+            assert (version, command) == (5, 1), "only CONNECT is supported"
             if kind == 1:
                 host = socket.inet_ntoa(_read(connection, 4))
             else:

@@ -43,7 +43,7 @@ def client_of(
 
 
 def sent(server: HostileServer, path: str, client: openai.OpenAI) -> bytes:
-    """Return the request that the server receives, without the names of the client's class."""
+    """Return the request that the server receives, without the headers that name the client."""
     before = len(server.received)
     ask(path, client)
     [received] = server.received[before:]

@@ -1,7 +1,7 @@
-"""The route past the SDK has the same requests, responses and errors as the SDK's own path.
+"""The route past the SDK gives the same requests, responses and errors as the SDK's own path.
 
-A listener to the SDK's log closes the route, so each call is compared with the same call under a
-listener. The tests also fail if a request is sent twice, or if the route is not used.
+A listener to the SDK's log closes the route, so each call is compared with the same call made while
+there is a listener. The tests also fail if a request is sent twice, or if the route is not used.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def stand_in_of(client: openai.OpenAI, timeout: float | None = None) -> StandInC
 
 @contextlib.contextmanager
 def by_the_sdk() -> Iterator[None]:
-    """Send the block's calls by the SDK's own path, by listening to its log."""
+    """Send the calls of a block by the SDK's own path, by listening to its log."""
     logger = logging.getLogger("openai._base_client")
     level = logger.level
     logger.setLevel(logging.DEBUG)
@@ -148,7 +148,7 @@ FAULTS: dict[str, Fault] = {
 
 @pytest.mark.parametrize("fault", [None, *FAULTS.values()], ids=["none", *FAULTS])
 @pytest.mark.slow
-def test_a_call_comes_to_the_same_as_by_the_sdk(
+def test_a_call_has_the_same_outcome_as_by_the_sdk(
     fake_openai: FakeOpenAI, fault: Fault | None
 ) -> None:
     client = openai.OpenAI(api_key="sk-key", base_url=fake_openai.base_url, max_retries=0)
@@ -158,7 +158,7 @@ def test_a_call_comes_to_the_same_as_by_the_sdk(
     with by_the_sdk():
         expected = outcome_of(ask)
     assert outcome_of(ask) == expected
-    assert len(fake_openai.requests) == 2, "nothing is sent twice"
+    assert len(fake_openai.requests) == 2, "no request is sent twice"
     theirs, ours = fake_openai.requests
     assert ours.raw == theirs.raw
     assert [*ours.headers.items()] == [*theirs.headers.items()] or fault == FAULTS["cookie"]
@@ -337,7 +337,7 @@ def test_a_key_that_is_not_ascii_is_left_to_the_sdk_and_comes_to_the_same(
 def test_a_key_with_a_control_character_is_left_to_the_sdk_and_never_sent(
     fake_openai: FakeOpenAI, posts: list[int], key: str
 ) -> None:
-    """The sync client sends two of these keys. aiohttp rejects all, as httpx does a line break."""
+    """The sync client sends two of these keys; aiohttp rejects all, and httpx only line breaks."""
     client = openai.OpenAI(api_key=key, base_url=fake_openai.base_url, max_retries=0)
     outcome = outcome_of(functools.partial(stand_in_of(client).chat.completions.create, **CHAT))
     assert outcome["type"] is openai.APIConnectionError
@@ -347,7 +347,7 @@ def test_a_key_with_a_control_character_is_left_to_the_sdk_and_never_sent(
 
 @pytest.fixture(autouse=True)
 def no_listeners(caplog: pytest.LogCaptureFixture) -> None:
-    """Silence httpx's log, as an engine does when it is called; a stand-in alone does not."""
+    """Silence httpx's log, as a call of an engine does; a stand-in client does not do so itself."""
     for name in ("httpx", "httpx2"):
         caplog.set_level(logging.ERROR, name)
 
@@ -366,10 +366,8 @@ def posts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
-def test_what_may_take_its_time_to_be_sent_goes_by_the_sdk(
-    fake_openai: FakeOpenAI, posts: list[int]
-) -> None:
-    """The response's time limit must not start early, nor an early response be lost."""
+def test_large_bodies_are_sent_by_the_sdk(fake_openai: FakeOpenAI, posts: list[int]) -> None:
+    """The response's time limit must not start early, and an early response must not be lost."""
     client = openai.OpenAI(api_key="sk-key", base_url=fake_openai.base_url, max_retries=0)
     stand_in = stand_in_of(client)
     for text in ("a", "b" * 50_000, "c" * 70_000):
@@ -381,7 +379,7 @@ def test_what_may_take_its_time_to_be_sent_goes_by_the_sdk(
     assert max(posts) < exchange.MOST_BYTES
 
 
-def test_another_aiohttp_than_is_known_has_no_route(
+def test_an_unknown_aiohttp_has_no_route(
     fake_openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Parser:
@@ -551,7 +549,7 @@ def test_a_client_made_while_the_machinery_is_patched_has_no_route(
     client = openai.OpenAI(api_key="sk-key-2", base_url=fake_openai.base_url)
     ask = functools.partial(stand_in_of(client).chat.completions.create, **CHAT)
     ask()
-    assert seen == ["built"]  # no request on trial
+    assert seen == ["built"]  # no trial request was sent
     monkeypatch.undo()
     ask()
     assert len(fake_openai.requests) == 2
@@ -619,7 +617,7 @@ EXTRA = st.recursive(
 
 
 def maybe(fields: dict[str, st.SearchStrategy[Any]]) -> st.SearchStrategy[dict[str, Any]]:
-    """Build objects from some of the fields, sometimes with wrong values or more fields."""
+    """Build objects with some of the fields, sometimes with wrong values or extra fields."""
     loose = {name: value | EXTRA for name, value in fields.items()}
     objects = st.fixed_dictionaries(fields) | st.fixed_dictionaries({}, optional=loose)
     return st.builds(
@@ -731,7 +729,7 @@ def test_an_answer_is_what_the_sdk_makes_of_it() -> None:
 
 
 def test_regular_answers_are_made_here(fake_openai: FakeOpenAI) -> None:
-    """Otherwise the property above would hold without testing anything."""
+    """Otherwise the property test above would pass without testing anything."""
     tool_calls = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
     calling = completion("x")
     calling["choices"][0]["message"]["tool_calls"] = tool_calls
@@ -744,7 +742,7 @@ def test_regular_answers_are_made_here(fake_openai: FakeOpenAI) -> None:
 
 
 def test_a_class_with_a_float_of_its_own_has_no_route() -> None:
-    """The SDK leaves a 1 an int, and pydantic makes it 1.0."""
+    """The SDK keeps a 1 as an int; pydantic converts it to 1.0."""
 
     class Inner(openai.BaseModel):
         score: float

@@ -126,7 +126,7 @@ MUTANTS = [
 """,
         "",
         "a success ends the row of failures",
-        ("test_governor.py::TestRateLimitOfTheServer::test_learns_the_rate_when_nobody_tells",),
+        ("test_governor.py::TestRateLimitOfTheServer::test_learns_the_rate_without_headers",),
     ),
     Mutant(
         "G15-adaptive-all",

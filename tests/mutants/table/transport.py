@@ -110,7 +110,7 @@ MUTANTS = [
         return response""",
         "        return response",
         "a connection whose answer was not read to its end must not be used again",
-        ("test_wire.py::test_a_call_comes_to_the_same_as_by_the_sdk",),
+        ("test_wire.py::test_a_call_has_the_same_outcome_as_by_the_sdk",),
     ),
     Mutant(
         "X2-never-released",
@@ -156,7 +156,7 @@ MUTANTS = [
         "(head, len(content), content)",
         "(head, len(content.decode(errors='replace')), content)",
         "a length is counted in bytes",
-        ("test_wire.py::test_a_call_comes_to_the_same_as_by_the_sdk",),
+        ("test_wire.py::test_a_call_has_the_same_outcome_as_by_the_sdk",),
     ),
     Mutant(
         "W12-too-large-by-length",
@@ -446,7 +446,7 @@ MUTANTS = [
         "if True:",
         "a server's queue of connections that it has not accepted yet is short",
         (
-            "test_ramp.py::test_the_first_who_waits_looks_into_the_pool_when_a_connection_is_given_back",
+            "test_ramp.py::test_the_first_waiting_call_looks_into_the_pool_when_a_connection_is_returned",
         ),
     ),
     Mutant(
@@ -475,7 +475,7 @@ MUTANTS = [
         "pass",
         "the first who waits may have the connection that was given back",
         (
-            "test_ramp.py::test_the_first_who_waits_looks_into_the_pool_when_a_connection_is_given_back",
+            "test_ramp.py::test_the_first_waiting_call_looks_into_the_pool_when_a_connection_is_returned",
         ),
     ),
     Mutant(
