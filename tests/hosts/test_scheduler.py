@@ -160,7 +160,7 @@ def test_no_run_of_many_leaves_anything_to_the_next_or_to_a_plain_query(
 def test_a_scheduler_runs_again_and_again_while_others_are_made(
     engine: AsyncGPTXBatchEngine, fake_openai: FakeOpenAI, in_thread: InThread
 ) -> None:
-    """The engine belongs to the newest scheduler; queries of older ones bypass it and succeed."""
+    """The newest scheduler batches the queries; those of older ones bypass it and still succeed."""
     texts = ["a", "b", "c"] * 20
     schedulers = [BatchScheduler(WORKERS, 10 + number) for number in range(3)]
     for scheduler in [*schedulers, *reversed(schedulers)]:
@@ -192,7 +192,7 @@ def test_a_metadata_tracker_in_an_expression_sees_the_calls_of_its_item_and_no_o
 
 
 @pytest.mark.slow
-def test_each_run_goes_by_the_engine_that_is_registered_then(
+def test_each_run_uses_the_engine_that_is_registered_then(
     engine: AsyncGPTXBatchEngine,
     engine_repository: Any,
     fake_openai: FakeOpenAI,

@@ -1,4 +1,4 @@
-"""The example web back end under uvicorn, and under gunicorn, which loads it before it forks."""
+"""The example web back end under uvicorn, and under gunicorn, which loads it and then forks."""
 
 from __future__ import annotations
 
@@ -225,7 +225,7 @@ def test_clients_that_go_away_take_their_requests_with_them_and_no_others(site: 
 
 
 @pytest.mark.serial
-def test_health_is_answered_as_ever_while_async_handlers_await_the_model(site: Site) -> None:
+def test_health_stays_fast_while_async_handlers_await_the_model(site: Site) -> None:
     """If a handler blocked the loop, /health would wait for ten answers of the model."""
 
     async def seconds(client: Client) -> float:

@@ -57,7 +57,7 @@ def test_a_hundred_threads_keep_the_limit(
     assert engine.stats().cost == pytest.approx(20.0, abs=0.1)
 
 
-def test_calls_wait_for_those_in_flight_before_they_fail(
+def test_calls_wait_for_calls_in_flight_before_they_fail(
     fake_openai: FakeOpenAI, in_thread: Any
 ) -> None:
     engine = make_engine(prices={MODEL: (2.0, 2.0)}, max_cost=2.5)
@@ -115,7 +115,7 @@ def test_a_waiting_call_that_is_cancelled_passes_on_its_turn() -> None:
     assert simulate(main()) == ["a", "c"]
 
 
-def test_what_does_not_fit_is_rejected_when_nothing_is_in_flight() -> None:
+def test_a_call_over_the_limit_is_rejected_when_nothing_is_in_flight() -> None:
     async def main() -> list[Any]:
         reservations = Reservations()
 

@@ -407,7 +407,7 @@ class TestRateLimitOfTheServer:
         assert server.refused_share(since, done.ended) < 0.03
 
     @pytest.mark.parametrize("shows_headers", [True, False])
-    def test_comes_down_from_a_minute_spent_at_once(self, shows_headers: bool) -> None:
+    def test_slows_down_after_a_burst_of_a_whole_minute(self, shows_headers: bool) -> None:
         server = Server(Account(1200, 1200), shows_headers=shows_headers)
 
         done = run(server, items=3000)
@@ -481,7 +481,7 @@ class TestRateLimitOfTheServer:
 
         assert len(server.refused) < 0.02 * 400
 
-    def test_recovers_soon_from_a_time_in_which_all_was_refused(self) -> None:
+    def test_recovers_soon_after_a_period_of_refusals(self) -> None:
         server = Server(
             Account(1200, 20), shows_headers=False, status=between(20, 50, 429), retry_after=None
         )
@@ -925,7 +925,7 @@ class TestPatience:
 
 
 class TestQueue:
-    def test_is_first_come_first_served_but_for_those_that_try_again(self) -> None:
+    def test_is_first_come_first_served_except_for_retries(self) -> None:
         async def main() -> list[str]:
             governor, pacing = Governor(), Pacing(1)
             first = governor.ticket(pacing)

@@ -62,7 +62,7 @@ def test_calls_side_by_side_are_held_by_an_outage() -> None:
 
 
 @pytest.mark.parametrize("patience", [0.1, 3600.0])
-def test_an_outage_has_a_patience_of_its_own(patience: float) -> None:
+def test_an_outage_has_its_own_patience(patience: float) -> None:
     """The patience for rate limits does not apply; waiting calls end after the outage's."""
 
     async def main() -> float:
@@ -165,7 +165,7 @@ def test_an_answer_that_was_overtaken_says_nothing_of_the_servers_bucket() -> No
     assert simulate(main()) == 0.0
 
 
-def test_a_bug_while_learning_leaves_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_while_learning_leaves_no_call_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> Permit:
         governor, pacing = Governor(), Pacing(max_concurrency=1)
         permit = await governor.ticket(pacing).admit(300)
@@ -266,7 +266,7 @@ def test_exactly_the_reserved_tokens_are_given_back() -> None:
     assert 53 <= simulate(main()) <= 60
 
 
-def test_a_burst_of_which_most_is_refused_blocks_nothing() -> None:
+def test_a_burst_that_is_mostly_refused_blocks_nothing() -> None:
     """Only consecutive refusals over some time mean that the server refuses everything."""
     pace = LearnedPace()
     for number in range(100):

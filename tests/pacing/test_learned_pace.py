@@ -135,7 +135,7 @@ def test_a_refusal_that_comes_late_is_counted() -> None:
     assert pace.pace < 30.0
 
 
-def test_growth_goes_by_time_and_needs_no_answers() -> None:
+def test_growth_depends_on_time_and_needs_no_answers() -> None:
     pace = LearnedPace()
     drive(pace, TokenBucket(10.0), 30.0, most=100.0)
     pace.resume(2.0, 30.0)
@@ -155,7 +155,7 @@ def test_a_limit_of_the_headers_sets_the_pace_after_a_refusal() -> None:
     assert pace.pace == pytest.approx(19.0)
 
 
-def test_a_concurrency_is_told_from_a_pace() -> None:
+def test_a_limit_on_concurrency_is_distinguished_from_a_pace() -> None:
     # The server takes 10 concurrent requests, for a second each; 12 a second are sent, unevenly.
     pace, rng = LearnedPace(), random.Random(4)
     now, number = 0.0, 0

@@ -101,7 +101,7 @@ class TestRejectedPrompt:
         failed = [number for number, error in enumerate(errors_of(answers)) if error]
         assert failed == [*range(0, 100, 2)]
 
-    def test_one_text_that_is_asked_often_shows_nothing_of_the_key(
+    def test_rejections_of_one_repeated_text_do_not_blame_the_key(
         self, fake_openai: FakeOpenAI
     ) -> None:
         fake_openai.faults = flag("bad")

@@ -75,7 +75,7 @@ class TestReplaced:
 
         assert simulate(main()) is None
 
-    def test_what_waits_for_the_old_limit_goes_on(
+    def test_calls_that_wait_for_the_old_limit_continue(
         self, fake_openai: FakeOpenAI, in_thread: Any
     ) -> None:
         before = gptx_async.install(KEY, MODEL, rate_limit=SLOW)

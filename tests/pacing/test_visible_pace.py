@@ -172,7 +172,7 @@ def test_the_next_call_is_foreseen() -> None:
     assert simulate(main()) is None
 
 
-def test_the_bar_says_what_a_run_that_stands_still_waits_for(
+def test_the_bar_shows_what_a_stalled_run_waits_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = 100.0

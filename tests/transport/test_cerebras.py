@@ -55,7 +55,7 @@ def test_the_calls_of_a_batch_run_concurrently(engine: Any, fake_openai: FakeOpe
     assert outputs == [[f"answer to {number}"] for number in range(150)]
 
 
-def test_the_answer_is_of_its_own_sdk(engine: Any) -> None:
+def test_the_answer_is_an_object_of_cerebrass_sdk(engine: Any) -> None:
     _, [metadata] = engine.forward([argument("a")])
     assert type(metadata["raw_output"]).__module__.startswith("cerebras.")
     assert engine.stats().tokens_in > 0
@@ -72,7 +72,7 @@ def test_the_answer_is_of_its_own_sdk(engine: Any) -> None:
         (Reset("before"), sdk.APIConnectionError),
     ],
 )
-def test_a_caller_sees_the_errors_of_its_own_sdk(
+def test_a_caller_sees_the_errors_of_cerebrass_sdk(
     engine: Any, fake_openai: FakeOpenAI, fault: Any, kind: type[Exception]
 ) -> None:
     fake_openai.fail_next(fault)
@@ -140,7 +140,7 @@ def test_engines_survive_pickling_and_copying(engine: Any, fake_openai: FakeOpen
         assert twin.forward([argument("a")])[0] == [["answer to a"]]
 
 
-def test_a_client_with_a_transport_of_its_own_is_refused(engine: Any) -> None:
+def test_a_client_with_its_own_transport_is_rejected(engine: Any) -> None:
     sync_engine = engine._sync_engine
     sync_engine.client = sdk.Cerebras(
         api_key=KEY, http_client=sdk.DefaultHttpxClient(), warm_tcp_connection=False

@@ -103,7 +103,9 @@ def test_it_goes_to_a_new_connection_only_once(server: ClosingServer, path: str)
 
 
 @PATH
-def test_what_fails_on_a_new_connection_is_not_sent_again(server: ClosingServer, path: str) -> None:
+def test_a_request_that_fails_on_a_new_connection_is_not_sent_again(
+    server: ClosingServer, path: str
+) -> None:
     server.first = server.ending
     with pytest.raises(openai.APIConnectionError):
         ask(path, client_of(server))
@@ -111,7 +113,7 @@ def test_what_fails_on_a_new_connection_is_not_sent_again(server: ClosingServer,
 
 
 @PATH
-def test_what_was_answered_in_part_is_not_sent_again(path: str) -> None:
+def test_a_request_that_was_answered_in_part_is_not_sent_again(path: str) -> None:
     with ClosingServer(cut_in_the_head) as server:
         client = client_of(server)
         ask(path, client)
@@ -121,7 +123,7 @@ def test_what_was_answered_in_part_is_not_sent_again(path: str) -> None:
 
 
 @PATH
-def test_what_is_not_answered_in_time_is_not_sent_again(path: str) -> None:
+def test_a_request_that_times_out_is_not_sent_again(path: str) -> None:
     with ClosingServer(silent) as server:
         client = client_of(server, timeout=0.5)
         ask(path, client)

@@ -89,7 +89,7 @@ def test_a_new_engine_uses_a_proxy_that_was_set_after_the_first_call(
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_what_is_set_between_building_and_the_first_call_does_not_count(
+def test_a_proxy_set_between_building_and_the_first_call_is_ignored(
     server: HostileServer, proxy: HostileServer, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     client = client_of(server.base_url)

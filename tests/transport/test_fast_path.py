@@ -55,7 +55,7 @@ def test_it_is_on_until_it_is_turned_off(fake_openai: FakeOpenAI, senders: list[
 
 
 @pytest.mark.parametrize(("value", "is_on"), [("0", False), ("1", True), ("", True)])
-def test_the_environment_says_what_an_engine_begins_with(
+def test_the_environment_sets_the_default_of_an_engine(
     fake_openai: FakeOpenAI,
     senders: list[str],
     monkeypatch: pytest.MonkeyPatch,

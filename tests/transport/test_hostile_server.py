@@ -357,9 +357,7 @@ def test_a_redirect_within_the_host_takes_the_key_along(subject: Subject) -> Non
 
 
 @pytest.mark.parametrize("when", ["with the answer", "after it"])
-def test_an_answer_that_nobody_asked_for_answers_no_other_request(
-    subject: Subject, when: str
-) -> None:
+def test_an_unsolicited_answer_is_not_used_for_another_request(subject: Subject, when: str) -> None:
     """Data received on an idle pooled connection must not become the next request's response.
 
     The sync client's pool checks whether an idle connection has data to read (httpcore
@@ -658,7 +656,7 @@ def test_a_damaged_head_ends_as_with_the_sync_engine_or_rarely_by_one_of_the_two
     assert len(refused) <= equal / 10, refused
 
 
-def test_what_the_connection_error_came_from_is_the_sdks_own(subject: Subject) -> None:
+def test_the_cause_of_a_connection_error_is_the_sdks(subject: Subject) -> None:
     """`remedy` gets the error with its cause."""
     given_to_it: list[Exception] = []
 

@@ -98,7 +98,7 @@ def test_a_short_time_is_kept_beside_a_long_one() -> None:
     asyncio.run(main())
 
 
-def test_above_the_bound_the_one_unused_for_longest_is_closed() -> None:
+def test_above_the_bound_the_longest_unused_is_closed() -> None:
     async def main() -> None:
         closing = Closing()
         cache = IdleCache(2, closing.close)
@@ -114,7 +114,7 @@ def test_above_the_bound_the_one_unused_for_longest_is_closed() -> None:
     asyncio.run(main())
 
 
-def test_what_may_not_be_dropped_stays() -> None:
+def test_a_resource_that_may_not_be_dropped_stays() -> None:
     async def main() -> None:
         closing = Closing()
         cache = IdleCache(1, closing.close, lambda name: name != "has news")
@@ -141,7 +141,7 @@ def wait_until_gone(find: Callable[[LoopScope], Any]) -> None:
         assert time.monotonic() < until, "it is still kept"
 
 
-def test_a_client_and_a_governor_that_nobody_uses_are_dropped(
+def test_an_unused_client_and_governor_are_dropped(
     fake_openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(request_module, "IDLE_DESTINATION_SECONDS", 0.01)

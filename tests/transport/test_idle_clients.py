@@ -134,7 +134,7 @@ class Resources:
         return self.cache.take(number, lambda: number, seconds)
 
 
-def test_what_is_used_is_kept_and_what_was_unused_longest_is_dropped_first() -> None:
+def test_used_resources_are_kept_and_the_longest_unused_is_dropped_first() -> None:
     async def main() -> None:
         resources = Resources()
         leases = [resources.take(number) for number in range(5)]
@@ -165,7 +165,7 @@ def test_a_resource_taken_twice_is_dropped_after_both_uses() -> None:
     asyncio.run(main())
 
 
-def test_what_may_not_be_dropped_is_kept_whatever_the_bound() -> None:
+def test_a_resource_that_may_not_be_dropped_is_kept_above_the_bound() -> None:
     async def main() -> None:
         resources = Resources(may_drop=lambda number: number > 2)
         for number in range(6):

@@ -85,7 +85,7 @@ def test_the_exception_is_the_sync_engines_with_a_note(
     assert len(fake_openai.requests) == 4
 
 
-def test_a_note_is_of_its_own_call_alone(fake_openai: FakeOpenAI) -> None:
+def test_each_note_belongs_to_one_call(fake_openai: FakeOpenAI) -> None:
     odd = HTML()
     fake_openai.faults = lambda request: odd if "odd" in str(request.body) else None
     engine = AsyncGPTXBatchEngine(*ACCOUNT)

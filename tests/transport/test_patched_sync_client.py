@@ -185,7 +185,7 @@ def create_of_a_test(*_: Any, **__: Any) -> ChatCompletion:
     return response()
 
 
-def test_the_errors_of_a_mock_are_those_of_the_sync_engine(fake_openai: FakeOpenAI) -> None:
+def test_the_errors_of_a_mock_equal_the_sync_engines(fake_openai: FakeOpenAI) -> None:
     request = httpx2.Request("POST", fake_openai.base_url)
     error = openai.RateLimitError(
         "too many", response=httpx2.Response(429, request=request), body=None

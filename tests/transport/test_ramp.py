@@ -28,7 +28,7 @@ from support.hostile import HostileServer, Received, _read, answer
 
 
 class SlowAcceptor:
-    """A server with a backlog of 5, which accepts 30 connections a second and answers at once."""
+    """A server with a backlog of 5 that accepts 30 connections a second and answers immediately."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=5)
@@ -288,7 +288,7 @@ async def seconds_to_open(
 def test_many_connections_to_a_fast_server_are_not_opened_more_slowly(
     fast_server: tuple[yarl.URL, ssl.SSLContext | None], count: int
 ) -> None:
-    """Compare the best of three rounds with aiohttp's own pool, which opens all at once."""
+    """Compare the best of three rounds with aiohttp's pool, which opens all concurrently."""
     _allow_many_files()
     times: dict[type, list[float]] = {aiohttp.TCPConnector: [], Connector: []}
     for _ in range(3):

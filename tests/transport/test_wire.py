@@ -193,7 +193,7 @@ LEFT_TO_THE_SDK = {"a cookie by hand", "an odd key"}
 
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("timeout", [None, 8.0])
-def test_the_settings_come_to_the_same_request(
+def test_the_settings_give_the_same_request(
     fake_openai: FakeOpenAI, posts: list[int], name: str, timeout: float | None
 ) -> None:
     given_settings = SETTINGS[name]
@@ -310,7 +310,9 @@ HEADS: dict[str, Respond] = {
 
 
 @pytest.mark.parametrize("respond", HEADS.values(), ids=HEADS)
-def test_an_odd_answer_comes_to_the_same_as_by_the_sdk(respond: Respond, posts: list[int]) -> None:
+def test_an_odd_answer_has_the_same_outcome_as_by_the_sdk(
+    respond: Respond, posts: list[int]
+) -> None:
     with HostileServer(respond) as server:
         client = openai.OpenAI(api_key="sk-key", base_url=server.base_url, max_retries=0)
         ask = functools.partial(stand_in_of(client).chat.completions.create, **CHAT)
@@ -322,7 +324,7 @@ def test_an_odd_answer_comes_to_the_same_as_by_the_sdk(respond: Respond, posts: 
         assert len(server.received) == 2
 
 
-def test_a_key_that_is_not_ascii_is_left_to_the_sdk_and_comes_to_the_same(
+def test_a_key_that_is_not_ascii_is_left_to_the_sdk_with_the_same_outcome(
     fake_openai: FakeOpenAI, posts: list[int]
 ) -> None:
     client = openai.OpenAI(api_key="sk-\xe9", base_url=fake_openai.base_url, max_retries=0)
@@ -506,7 +508,7 @@ def test_a_patched_session_of_aiohttp_sees_each_call(
 
 
 @pytest.mark.parametrize("what", ["trace_configs", "middlewares"])
-def test_what_a_package_has_put_into_the_session_sees_each_call(
+def test_a_tracer_in_the_session_sees_each_call(
     fake_openai: FakeOpenAI, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     """Packages that trace aiohttp patch the constructor of its session."""

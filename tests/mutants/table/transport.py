@@ -99,7 +99,7 @@ MUTANTS = [
         'put_in = [*session.trace_configs, *getattr(session, "_middlewares", ())]',
         'put_in = [*getattr(session, "_middlewares", ())]',
         "trace configurations, put in by a package, must see each call",
-        ("test_wire.py::test_what_a_package_has_put_into_the_session_sees_each_call",),
+        ("test_wire.py::test_a_tracer_in_the_session_sees_each_call",),
     ),
     Mutant(
         "X1-connection-not-closed",
@@ -148,7 +148,7 @@ MUTANTS = [
         "            while message.code < 200 and message.code != 101:",
         "            while False:",
         "an interim answer, 100 Continue, is not the answer",
-        ("test_wire.py::test_an_odd_answer_comes_to_the_same_as_by_the_sdk",),
+        ("test_wire.py::test_an_odd_answer_has_the_same_outcome_as_by_the_sdk",),
     ),
     Mutant(
         "X6-content-length-characters",
