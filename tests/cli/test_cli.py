@@ -24,7 +24,7 @@ from support.child import DEADLINE
 
 @pytest.fixture
 def serve() -> Iterator[Callable[..., tuple[subprocess.Popen[str], str]]]:
-    """Start `gptx-async serve` on a free port; give the process and its base URL."""
+    """Start `gptx-async serve` on a free port; return the process and its base URL."""
     processes = []
 
     def start(*options: str) -> tuple[subprocess.Popen[str], str]:
@@ -63,7 +63,7 @@ def ask(base_url: str, text: str, key: str = "sk-test") -> str:
 
 
 def ask_many(base_url: str, count: int) -> tuple[list[int], Mapping[str, str]]:
-    """Ask so many times, and return the statuses, and the headers of the last answer."""
+    """Send `count` requests; return the statuses and the headers of the last answer."""
     statuses = []
     headers: Mapping[str, str] = {}
     for _ in range(count):
@@ -218,7 +218,7 @@ def test_serve_keeps_limits(
         assert ("x-ratelimit-limit-requests" in headers) == (not hide)
 
 
-def test_serve_refuses_more_at_once_than_it_is_told(
+def test_serve_limits_concurrent_requests(
     serve: Callable[..., tuple[subprocess.Popen[str], str]],
 ) -> None:
     process, base_url = serve("--max-concurrent", "1", "--latency", "3600")

@@ -1,4 +1,4 @@
-"""The files of `gptx-async run`: nobody else's are overwritten, and what is wrong is one line."""
+"""Files of `gptx-async run`: it overwrites only its own, and reports an error in one line."""
 
 from __future__ import annotations
 

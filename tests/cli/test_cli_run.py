@@ -40,7 +40,7 @@ from symai import Expression, Symbol
 
 class Ask(Expression):
     def forward(self, text):
-        print(f"asking about {text}\\n", end="")  # in one piece: others print as well
+        print(f"asking about {text}\\n", end="")  # a single write: other threads print too
         return Symbol(text).query("Answer.")
 
 ask = Ask()
@@ -52,7 +52,7 @@ def whole(row):
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake_openai: FakeOpenAI) -> Path:
-    """A working directory with a configuration, rows, and a module; a server that answers."""
+    """Create a working directory with a configuration, rows, and a module; start a server."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setattr(sys, "path", [*sys.path])
@@ -65,7 +65,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake_openai: FakeOpe
 
 @pytest.fixture
 def run(folder: Path) -> Iterator[Callable[..., int]]:
-    """Run the command in this process; leave no engine and no setting behind."""
+    """Run the command in this process; afterwards remove its engine and reset its settings."""
     level = logging.getLogger("gptx_async").level
 
     def run(*options: str) -> int:
@@ -304,7 +304,7 @@ def give(row):
         ((*ASK, "--output", "-", "--resume"), "Give --checkpoint"),
     ],
 )
-def test_bad_input_is_told_before_anything_is_sent(
+def test_bad_input_is_reported_before_anything_is_sent(
     run: Callable[..., int],
     folder: Path,
     fake_openai: FakeOpenAI,
@@ -343,7 +343,7 @@ def test_bad_input_is_told_before_anything_is_sent(
         (CONFIGURATION | {"NEUROSYMBOLIC_ENGINE_MODEL": ""}, "There is no model."),
     ],
 )
-def test_a_configuration_that_lacks_something_is_told(
+def test_an_incomplete_configuration_is_reported(
     run: Callable[..., int],
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -544,7 +544,7 @@ def test_standard_output_has_results_only(
 def test_no_more_rows_are_read_than_can_be_put_in_order(
     run: Callable[..., int], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first row's answer is late: 16 rows for each of two workers are out of order, no more."""
+    """While the first row has no answer, at most 16 rows for each of the two workers are read."""
     write_rows(folder / "items.jsonl", 200)
     late = threading.Event()
     seen: list[int] = []
@@ -570,7 +570,7 @@ def test_no_more_rows_are_read_than_can_be_put_in_order(
 
 def interrupt(done: list[str]) -> None:
     os.kill(os.getpid(), signal.SIGINT)
-    for _ in range(1000):  # in which Python looks for signals
+    for _ in range(1000):  # Python checks for signals in the loop
         pass
     done.append("not interrupted")
 
@@ -614,10 +614,10 @@ def let_all_but_the_first_be_answered(server: FakeOpenAI) -> None:
 def test_a_run_that_is_stopped_goes_on_where_it_was(
     run: Callable[..., int], folder: Path, fake_openai: FakeOpenAI, number: signal.Signals
 ) -> None:
-    """What was done out of order is kept, too: the first row never was answered."""
+    """Rows completed out of order are kept, although the first row was never answered."""
     write_rows(folder / "items.jsonl", 100)
     let_all_but_the_first_be_answered(fake_openai)
-    # No worker begins a row before the result of the one before is kept.
+    # A worker starts a row only after the result of its previous row is stored.
     with child(*ASK, *OUT, "--workers", "4") as process:
         fake_openai.wait_for(lambda server: len(server.requests) >= 40, DEADLINE)
         process.send_signal(number)
@@ -649,7 +649,7 @@ def test_rows_go_through_pipes_as_they_come(folder: Path, fake_openai: FakeOpenA
         for n in range(3):
             process.stdin.write(f'{{"id": {n}, "text": "text {n}"}}\n')
             process.stdin.flush()
-            # The next row is not there before this one is answered.
+            # The next row is written only after this row is answered.
             assert json.loads(process.stdout.readline()) == answered([n])[0]
         process.stdin.close()
         assert process.wait(DEADLINE) == 0

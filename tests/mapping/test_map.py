@@ -1,4 +1,4 @@
-"""`map` and `amap`; those that call a model use real symbolicai over real HTTP."""
+"""`map` and `amap`; tests that call a model use real symbolicai over real HTTP."""
 
 from __future__ import annotations
 

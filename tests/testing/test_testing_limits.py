@@ -1,4 +1,4 @@
-"""The rate limits of the fake server: the buckets on a clock of their own, and over HTTP."""
+"""Rate limits of the fake server: the buckets with a simulated clock, and over HTTP."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ TOLD = [
 
 
 def admit(limiter: Limiter, now: float, tokens: int = 0) -> int | None:
-    """Return the status that a request is refused with, or None."""
+    """Return the status of a refused request, or None if the request is admitted."""
     fault = limiter.admit("gpt-4o-mini", tokens, now).fault
     return None if fault is None else fault.status
 
@@ -74,9 +74,9 @@ class TestBuckets:
         assert "Request too large for gpt-4o" in fault.message
         assert "Limit 30000, Requested 45000. The input or output tokens" in fault.message
         assert (fault.type, fault.code) == ("tokens", "rate_limit_exceeded")
-        assert "retry-after" not in fault.headers, "no waiting helps"
+        assert "retry-after" not in fault.headers, "waiting does not help"
 
-    def test_answers_tell_limit_remaining_and_when_all_is_back(self) -> None:
+    def test_answers_report_limit_remaining_and_reset(self) -> None:
         limiter = Limiter(FakeRateLimits(60, 6000), now=0.0)
         assert limiter.admit("m", 90, 0.0).headers == {
             "x-ratelimit-limit-requests": "60",
@@ -87,7 +87,7 @@ class TestBuckets:
             "x-ratelimit-reset-tokens": "900ms",
         }
 
-    def test_a_refusal_says_when_to_come_again(self) -> None:
+    def test_a_refusal_says_when_to_try_again(self) -> None:
         limiter = Limiter(FakeRateLimits(60, burst_seconds=1), now=0.0)
         admit(limiter, 0.0)
         fault = limiter.admit("m", 0, 0.25).fault
@@ -113,7 +113,7 @@ class TestBuckets:
         with pytest.raises(ValueError, match="burst_seconds is None"):
             FakeRateLimits(60, burst_seconds=None)  # type: ignore[arg-type]
 
-    def test_the_longer_of_two_waits_is_told(self) -> None:
+    def test_the_longer_of_two_waits_is_reported(self) -> None:
         limiter = Limiter(FakeRateLimits(60, 600, burst_seconds=60), now=0.0)
         limiter.admit("m", 590, 0.0)
         for tokens, kind, wait in ((20, "tokens", "1s"), (601, "tokens", None)):
@@ -124,7 +124,7 @@ class TestBuckets:
             limiter.admit("m", 0, 0.0)
         refused = {tokens: limiter.admit("m", tokens, 0.0).fault for tokens in (15, 25, 601)}
         assert {tokens: fault and fault.type for tokens, fault in refused.items()} == {
-            15: "requests",  # one second for a request, half of one for the tokens
+            15: "requests",  # one second for a request, half a second for the tokens
             25: "tokens",
             601: "tokens",
         }
@@ -140,7 +140,7 @@ class TestBuckets:
 
 
 class TestLimiters:
-    """Who shares buckets with whom, on a clock of its own."""
+    """Which keys and models share buckets, with a simulated clock."""
 
     def status(self, limiters: Limiters, key: str, model: str, now: float) -> int:
         fault = limiters.admit(key, model, 1, now).fault
@@ -229,7 +229,7 @@ def client(fake_openai: FakeOpenAI) -> Iterator[openai.OpenAI]:
 
 @pytest.fixture
 def ask(fake_openai: FakeOpenAI) -> Callable[..., Any]:
-    """Ask once, without retries; return the answer's headers, or the error."""
+    """Send one request without retries; return the answer's headers or the error."""
 
     def ask(key: str = "sk-one", **changes: Any) -> Any:
         with connect(fake_openai, key) as client:
@@ -329,7 +329,7 @@ class TestServer:
         assert ask()["x-ratelimit-remaining-requests"] == "0"
 
     @pytest.mark.parametrize("told", [True, False])
-    def test_what_is_not_to_be_told_is_not_sent(
+    def test_disabled_headers_are_not_sent(
         self, ask: Callable[..., Any], fake_openai: FakeOpenAI, told: bool
     ) -> None:
         fake_openai.rate_limits = FakeRateLimits(1, 1000, send_headers=told, send_retry_after=told)
@@ -344,7 +344,7 @@ class TestServer:
 
     @pytest.mark.slow
     def test_http_admits_what_the_arithmetic_admits(self, fake_openai: FakeOpenAI) -> None:
-        """Each of 400 requests, of two keys and models, fares as it does when it is simulated."""
+        """Each of 400 requests, for two keys and two models, gets the status of a simulation."""
         limits = FakeRateLimits(1200, 300_000, burst_seconds=1)
         fake_openai.rate_limits = limits
         statuses: dict[str, int] = {}
@@ -374,10 +374,10 @@ class TestServer:
         assert statuses == expected
         assert set(statuses.values()) == {200, 429}
         arrivals = [request.arrived for request in fake_openai.requests]
-        most = 4 * 20 * (1 + arrivals[-1] - arrivals[0])  # key and model: a burst, then the rate
+        most = 4 * 20 * (1 + arrivals[-1] - arrivals[0])  # key and model: burst and rate
         assert fake_openai.statuses[200] <= most
 
-    def test_those_above_a_concurrency_are_answered_503(
+    def test_requests_above_the_concurrency_limit_get_503(
         self, ask: Callable[..., Any], fake_openai: FakeOpenAI
     ) -> None:
         fake_openai.max_concurrent = 2
@@ -395,14 +395,14 @@ class TestServer:
         assert "x-request-id" in ask()
 
     @pytest.mark.parametrize("status", [429, 503])
-    def test_refusals_are_told_at_once_and_keep_nobody_out(
+    def test_refusals_are_immediate_and_take_no_capacity(
         self,
         ask: Callable[..., Any],
         fake_openai: FakeOpenAI,
         in_thread: Callable[..., Future[Any]],
         status: int,
     ) -> None:
-        """An answer takes an hour here, so a refusal that took as long would time out."""
+        """An answer takes an hour here, so a refusal that takes as long times out."""
         fake_openai.latency = lambda request: 0.0 if request.user_text == "fast" else 3600.0
         if status == 429:
             fake_openai.rate_limits = {CHAT["model"]: FakeRateLimits(1)}
@@ -421,7 +421,7 @@ class TestServer:
     @pytest.mark.parametrize(
         ("fault", "statuses"), [(None, {503: 4}), (HTTPFault(529), {529: 4}), (Reset(), {})]
     )
-    def test_an_outage_fails_whoever_asks_whatever_until_it_ends(
+    def test_an_outage_fails_every_request_until_it_ends(
         self, fake_openai: FakeOpenAI, fault: Fault | None, statuses: dict[int, int]
     ) -> None:
         fake_openai.api_keys = {"sk-one"}

@@ -1,4 +1,4 @@
-"""The stand-in scheduler, over real symbolicai and an engine that says back what it is asked."""
+"""The stand-in scheduler, with real symbolicai and an engine that echoes its prompts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SECONDS = 20.0
 
 
 class EchoEngine(BatchEngine):  # type: ignore[misc]
-    """Answers a batch with the prompts; notes the batches and the threads that bring them."""
+    """Answers a batch with its prompts; records the batches and the calling threads."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ def test_makes_batches_no_larger_than_workers_or_items(
 ) -> None:
     in_thread(BatchScheduler(workers, batch_size).forward, Query, items(count)).result(SECONDS)
     assert max(map(len, engine.batches)) == largest
-    # As long as there are enough items left, a batch is full.
+    # A batch is full while enough items are left.
     assert [len(batch) for batch in engine.batches[: count // largest]] == (
         [largest] * (count // largest)
     )
@@ -151,7 +151,7 @@ def test_looks_the_engine_up_for_every_batch(
     assert (len(engine.batches), len(other.batches)) == (1, 2)
 
 
-def test_wraps_an_output_that_is_no_list(engine: EchoEngine, in_thread: InThread) -> None:
+def test_wraps_an_output_that_is_not_a_list(engine: EchoEngine, in_thread: InThread) -> None:
     engine.answer = lambda prompts: [(prompt, {}) for prompt in prompts]
     assert in_thread(BatchScheduler(2, 2).forward, Query, items(3)).result(SECONDS) == items(3)
 
@@ -192,7 +192,7 @@ def test_gives_an_exception_as_its_items_result(engine: EchoEngine, in_thread: I
     assert isinstance(results[1], ZeroDivisionError)
 
 
-def test_tells_when_a_run_is_over(engine: EchoEngine, in_thread: InThread) -> None:
+def test_reports_the_end_of_a_run(engine: EchoEngine, in_thread: InThread) -> None:
     scheduler = BatchScheduler(1, 1)
     assert not hasattr(scheduler, "all_batches_complete")
     during = []
@@ -278,8 +278,8 @@ def test_interrupt_ends_a_run_whose_engine_hangs() -> None:
 
         class Engine:
             def __call__(self, arguments):
-                # To the process, of which the main thread gets it; `raise_signal` would take it
-                # to this thread, and the main thread would wait on.
+                # Signals the process, so the main thread is interrupted. `raise_signal` would
+                # signal this thread, and the main thread would continue to wait.
                 os.kill(os.getpid(), signal.SIGINT)
                 threading.Event().wait()
 

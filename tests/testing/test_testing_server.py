@@ -1,4 +1,4 @@
-"""The fake server, as OpenAI's own clients see it, and its wire where they hide it."""
+"""The fake server through OpenAI's clients, and through a socket for what the clients hide."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ Ask = Callable[..., Any]
 
 
 class Clients:
-    """OpenAI's synchronous and asynchronous client behind one face."""
+    """One interface to OpenAI's synchronous and asynchronous clients."""
 
     def __init__(self, kind: str, server: FakeOpenAI) -> None:
         self.kind = kind
         self.server = server
 
     def call(self, resource: str, *, key: str = "sk-fake", **arguments: Any) -> Any:
-        """Call a resource such as 'chat.completions.create', on a client of its own, no retries."""
+        """Call a resource such as 'chat.completions.create' with a new client and no retries."""
         options: dict[str, Any] = {
             "base_url": self.server.base_url,
             "api_key": key,
@@ -99,7 +99,7 @@ def clients(request: pytest.FixtureRequest, server: FakeOpenAI) -> Clients:
 
 @pytest.fixture
 def ask(server: FakeOpenAI) -> Ask:
-    """Ask the chat endpoint by the synchronous client."""
+    """Call the chat endpoint with the synchronous client."""
     return Clients("sync", server).chat
 
 
@@ -264,7 +264,7 @@ def test_gives_a_response_an_instance_of_a_json_schema(server: FakeOpenAI) -> No
     assert json.loads(response.output_text) == INSTANCE
 
 
-def test_tells_the_usage_with_all_its_details(ask: Ask) -> None:
+def test_reports_the_usage_with_all_its_details(ask: Ask) -> None:
     usage = ask("x" * 400).usage
     assert usage.prompt_tokens > 100
     assert usage.completion_tokens == 3
@@ -363,7 +363,7 @@ def test_names_the_exception_of_a_reply_that_raises(server: FakeOpenAI, ask: Ask
         ask()
 
 
-# Errors of the request
+# Invalid requests
 
 
 @pytest.mark.parametrize(
@@ -618,7 +618,7 @@ def test_notices_a_client_that_goes_away_while_held(
     assert asking.result(10).choices
 
 
-def test_wait_for_tells_what_it_saw(server: FakeOpenAI, ask: Ask) -> None:
+def test_wait_for_reports_what_it_saw(server: FakeOpenAI, ask: Ask) -> None:
     ask()
     figures = "recorded: 1, in flight: 0, most in flight at once: 1, disconnected: 0, "
     with pytest.raises(TimeoutError, match=figures + r"answered by status: \{200: 1\}"):
@@ -659,7 +659,7 @@ def test_draws_a_latency_by_body_and_seed() -> None:
     assert latency(request({})) != lognormal(2.0, 0.5, seed=2)(request({}))
 
 
-# The server's life
+# Starting and closing the server
 
 
 def test_starts_at_a_port_of_its_own_and_closes_twice() -> None:
@@ -714,7 +714,7 @@ def test_leaves_no_threads_or_descriptors() -> None:
         gc.collect()
         return len(os.listdir("/proc/self/fd"))
 
-    with FakeOpenAI():  # what is opened once for good
+    with FakeOpenAI():  # opens what stays open until the process ends
         pass
     before, threads = descriptors(), threading.active_count()
     for _ in range(5):
@@ -836,7 +836,7 @@ def _request(body: bytes, headers: str) -> bytes:
 def send_raw(
     server: FakeOpenAI, body: bytes | None = None, headers: str = "x-none: 0"
 ) -> tuple[bytes, bytes]:
-    """Send a request without a client; a reset error carries what had come as its last argument."""
+    """Send a request without a client; append the received bytes to a reset error's arguments."""
     content = _chat_body("Hello") if body is None else body
     received = b""
     with socket.create_connection(("127.0.0.1", _port(server)), timeout=10) as connection:
@@ -852,7 +852,7 @@ def send_raw(
 
 
 def test_closes_what_it_accepted_in_the_moment_of_closing() -> None:
-    """asyncio's server fails to attach what was accepted before it closed, and leaves it open."""
+    """asyncio fails to attach connections accepted before a server closes, and leaves them open."""
     program = """
         import asyncio, gc, socket, threading
         from gptx_async.testing import FakeOpenAI
@@ -860,7 +860,7 @@ def test_closes_what_it_accepted_in_the_moment_of_closing() -> None:
         clients, closing = [], []
 
         def connect_and_close(_request):
-            # On the server's loop: it learns of connections and of its end in one iteration.
+            # Runs on the server's loop, which sees the connections and the close in one iteration.
             loop, told = asyncio.get_running_loop(), threading.Event()
             tell = loop.call_soon_threadsafe
             loop.call_soon_threadsafe = lambda *arguments: (tell(*arguments), told.set())
@@ -871,7 +871,7 @@ def test_closes_what_it_accepted_in_the_moment_of_closing() -> None:
             return "Bye"
 
         async def wait_and_connect(*arguments, **options):
-            # One more, when those are served: two iterations later it would be served, too.
+            # Connects again after those are served. Two iterations later it would be served too.
             asyncio.wait = wait
             outcome = await wait(*arguments, **options)
             clients.append(socket.create_connection(address))
@@ -900,7 +900,7 @@ def test_closes_what_it_accepted_in_the_moment_of_closing() -> None:
 
 @pytest.mark.slow
 def test_closes_what_connects_while_it_closes() -> None:
-    """Two threads connect without end while servers come and go; no transport is left open."""
+    """Two threads keep connecting while servers start and close; no transport is left open."""
     completed = run_child(
         strict=False,
         fresh=True,

@@ -1,4 +1,4 @@
-"""The format of a file, from its name or from an option."""
+"""The format of a file, taken from its name or from an option."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows that are written, in each format."""
+"""Writing rows in each format."""
 
 from __future__ import annotations
 

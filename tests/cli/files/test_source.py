@@ -1,4 +1,4 @@
-"""Rows that are read, and errors that name the file and the row."""
+"""Reading rows, and errors that name the file and the row."""
 
 from __future__ import annotations
 
