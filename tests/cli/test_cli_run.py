@@ -186,7 +186,7 @@ def test_a_prompt_is_asked_as_it_stands(
     assert request.messages == [{"role": "user", "content": 'Of {x} é: [1, "é"] {as JSON}'}]
 
 
-def test_rows_that_are_no_objects_are_the_field_input(
+def test_rows_that_are_not_objects_are_the_field_input(
     run: Callable[..., int], folder: Path
 ) -> None:
     (folder / "items.jsonl").write_text('"text 1"\n"text 2"\n')
@@ -485,7 +485,7 @@ def test_only_a_checkpoint_is_overwritten(
     assert (folder / "mine.py").read_text() == MODULE
 
 
-def test_results_go_on_into_another_format(
+def test_a_run_resumes_with_another_output_format(
     run: Callable[..., int], folder: Path, fake_openai: FakeOpenAI
 ) -> None:
     fake_openai.faults = lambda request: HTTPFault(400) if number_of(request) == 2 else None
@@ -518,7 +518,7 @@ def test_parquet_goes_in_and_out(run: Callable[..., int], folder: Path) -> None:
     assert written["error"].null_count == 50
 
 
-def test_no_rows_are_no_failure(run: Callable[..., int], folder: Path) -> None:
+def test_an_input_without_rows_is_not_a_failure(run: Callable[..., int], folder: Path) -> None:
     (folder / "items.jsonl").write_text("\n")
     (folder / "items.csv").write_text("id,text\n")
     assert run(*ASK, *OUT) == 0

@@ -88,7 +88,7 @@ class TwoProcesses:
         self.processes[process.pid] = process
 
     def working(self, lines: int) -> int:
-        """Wait for `lines` lines, about ten items each; return the ID of the working process."""
+        """Wait for about ten computed items per line; return the ID of the working process."""
         pid = 0
         while lines > 0:
             ready, _, _ = select.select([self._read], [], [], DEADLINE)

@@ -76,9 +76,7 @@ def test_a_machine_that_is_well_has_no_failure(examine: Examine, folder: Path) -
     assert checks["model"]["text"] == "gpt-4o-mini: GPTXChatEngine"
 
 
-def test_another_aiohttp_than_is_known_is_a_warning(
-    examine: Examine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unknown_aiohttp_is_a_warning(examine: Examine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client_proto, "ResponseHandler", object)
     checks = examine()
     assert status_of(checks) == {"transport": "warn", "private names": "warn"}
@@ -140,7 +138,7 @@ def test_the_configuration_is_the_one_that_symbolicai_would_take(
 
 @pytest.mark.slow
 def test_symbolicai_itself_agrees_which_configuration_it_takes(folder: Path) -> None:
-    """Compare with symbolicai in a child: the package applies its rules without importing it."""
+    """Load only symbolicai's settings module; compare with all of symbolicai in a child."""
     program = """
 import sys
 sys.prefix = sys.argv[1]
@@ -161,7 +159,7 @@ print(ours.path == theirs, ours.model == SYMAI_CONFIG["NEUROSYMBOLIC_ENGINE_MODE
     assert child.stdout.strip() == "True True", child.stderr
 
 
-def test_all_may_be_given_where_there_is_no_configuration(
+def test_options_replace_a_missing_configuration(
     examine: Examine, folder: Path, monkeypatch: pytest.MonkeyPatch, fake_openai: FakeOpenAI
 ) -> None:
     (folder / "symai.config.json").unlink()

@@ -372,7 +372,7 @@ KILLS, ITEMS = 20, 400
 
 
 class Killed:
-    """A program that forks a new child whenever the last one was killed. It imports symai once."""
+    """A program that imports symai once and forks a child whenever the previous one is killed."""
 
     def __init__(self, path: Path, in_thread: Callable[..., Future[Any]]) -> None:
         folder = TESTS

@@ -94,7 +94,7 @@ def same(item: Any) -> Any:
 def test_the_file_is_readable_by_its_owner_only_from_the_beginning(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Including SQLite's files next to it, from the moment in which they are created."""
+    """This includes SQLite's files next to it, from the moment they are created."""
     modes: dict[str, set[str]] = {}
 
     def look(item: Any) -> Any:
@@ -147,7 +147,7 @@ def test_a_name_that_sqlite_takes_for_something_else_is_rejected(
 
 
 def test_a_removed_checkpoint_leaves_nothing(tmp_path: Path) -> None:
-    """Also after a kill, which leaves SQLite's files next to it."""
+    """This also holds after a kill, which leaves SQLite's files next to it."""
     path = tmp_path / "run.sqlite"
     for suffix in ("", "-wal", "-shm"):
         path.with_name(f"{path.name}{suffix}").touch()

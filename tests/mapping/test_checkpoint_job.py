@@ -169,7 +169,9 @@ def test_what_must_match_is_chosen(
     assert run(add, [1, 2]) == [2, 3]
     assert run(OTHER_CODE, [1, 2]) == ([2, 3] if code_may_differ else None)
     assert run(add, OTHER_ITEMS) == ([2, 3] if items_may_differ else None)
-    assert gptx_async.map(add, [1, 2], checkpoint=path, key=key) == [2, 3], "the job stays"
+    assert gptx_async.map(add, [1, 2], checkpoint=path, key=key) == [2, 3], (
+        "the stored job is unchanged"
+    )
 
 
 def test_items_without_content_are_no_error_where_they_are_not_compared(path: Path) -> None:

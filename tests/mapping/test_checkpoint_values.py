@@ -147,7 +147,7 @@ def test_a_value_that_is_not_json_ends_the_run_and_is_in_its_results(
 
 
 class Own(Symbol):  # type: ignore[misc] # symbolicai ships no types
-    """A Symbol of a class that is not symbolicai's."""
+    """A subclass of Symbol that is not part of symbolicai."""
 
 
 TAGGED: list[Any] = [
@@ -163,7 +163,7 @@ TAGGED: list[Any] = [
 
 
 def plain(value: Any) -> Any:
-    """Replace Symbols by their class and state."""
+    """Replace Symbols with their class and state."""
     if isinstance(value, Symbol):
         state = {**value.__getstate__(), "_dynamic_context": None}
         return [type(value).__qualname__, plain(state)]

@@ -1,4 +1,4 @@
-"""The identity of jobs and items: which changes make another job or another digest."""
+"""The identity of jobs and items: which changes result in a different job or digest."""
 
 from __future__ import annotations
 

@@ -174,7 +174,7 @@ def test_an_endless_dataset_is_read_as_far_as_it_is_worked_on() -> None:
 
 
 def test_a_dataset_may_wait_for_the_results_of_its_earlier_items() -> None:
-    """For example a crawler. It would deadlock if the consumer's thread read the dataset."""
+    """A crawler is an example. It would deadlock if the consumer's thread read the dataset."""
     found: queue.SimpleQueue[int] = queue.SimpleQueue()
     found.put(1)
     seen = []
@@ -788,7 +788,7 @@ print(sizes[1] - sizes[0], sizes[2] - sizes[1])
 @pytest.mark.linux
 @pytest.mark.serial
 def test_memory_is_flat_over_many_items() -> None:
-    """A value has about 1 KB, so keeping the last 100,000 of 200,000 would take 90 MB."""
+    """A value takes about 1 KB, so keeping the last 100,000 of 200,000 would take 90 MB."""
     completed = run_child(MEMORY, "200000", strict=False, fresh=True)
     _, second_half = map(int, completed.stdout.split())
     assert second_half < 8 * 2**20, completed.stderr

@@ -31,7 +31,7 @@ def test_results_become_a_series_with_the_index_of_the_dataset() -> None:
     with pytest.raises(ZeroDivisionError) as raised:
         gptx_async.map(lambda item: 8 // int(item), series, workers=1)
     done = raised.value.results.to_pandas()  # type: ignore[attr-defined]
-    assert done["x"] == 8  # and "z", if that was done before the run was stopped
+    assert done["x"] == 8  # and "z", if it was done before the run was stopped
     assert {"x"} <= {*done.index} <= {"x", "z"}
 
 

@@ -144,7 +144,7 @@ def test_an_outcome_that_arrives_while_the_consumer_looks_is_not_lost(
 
 
 def test_the_loop_goes_on_between_the_values_of_amap() -> None:
-    """Also when all outcomes are there already."""
+    """This also holds when all outcomes are already available."""
     items, done = 400, threading.Semaphore(0)
     turn, turns = 0, set[int]()
 

@@ -105,7 +105,7 @@ class TestBuckets:
 
     @pytest.mark.parametrize("name", ["requests_per_minute", "tokens_per_minute", "burst_seconds"])
     @pytest.mark.parametrize("value", [0, -1, math.inf, math.nan, "60", True])
-    def test_figures_that_cannot_be_are_refused(self, name: str, value: Any) -> None:
+    def test_impossible_figures_are_refused(self, name: str, value: Any) -> None:
         with pytest.raises(ValueError, match=f"{name} is .*above 0"):
             FakeRateLimits(**{name: value})
 
@@ -467,7 +467,7 @@ class TestServer:
         assert all(request.arrived < after + seconds for request, _ in failed)
         assert answered[0].arrived >= before + seconds
 
-    def test_the_book_is_bounded_and_its_counts_are_not(self) -> None:
+    def test_answers_kept_are_bounded_and_counts_are_not(self) -> None:
         with FakeOpenAI(keep_requests=2) as server, connect(server) as client:
             for name in ("first", "second", "third"):
                 client.chat.completions.create(**{**CHAT, "model": name})
@@ -475,7 +475,7 @@ class TestServer:
             assert server.answers[0].at <= server.answers[1].at
             assert server.statuses == {200: 3}
 
-    def test_the_book_wakes_those_who_wait_for_it_and_is_cleared(
+    def test_an_answer_wakes_wait_for_and_clear_forgets_it(
         self, ask: Callable[..., Any], fake_openai: FakeOpenAI
     ) -> None:
         asking = threading.Thread(target=ask)

@@ -320,7 +320,7 @@ def test_calls_a_tool_in_a_response(server: FakeOpenAI) -> None:
     ]
 
 
-def test_tells_what_the_model_thought(clients: Clients) -> None:
+def test_sends_the_reasoning_of_a_reply(clients: Clients) -> None:
     clients.server.reply = lambda _request: Reply("Grey.", reasoning="Dead channels hum.")
     message = clients.chat().choices[0].message
     assert (message.reasoning_content, message.reasoning) == ("Dead channels hum.",) * 2
@@ -851,8 +851,8 @@ def send_raw(
     return head, content
 
 
-def test_closes_what_it_accepted_in_the_moment_of_closing() -> None:
-    """asyncio fails to attach connections accepted before a server closes, and leaves them open."""
+def test_closes_connections_accepted_while_it_closes() -> None:
+    """asyncio leaves a connection open if its server closes before it attaches the connection."""
     program = """
         import asyncio, gc, socket, threading
         from gptx_async.testing import FakeOpenAI
@@ -871,7 +871,7 @@ def test_closes_what_it_accepted_in_the_moment_of_closing() -> None:
             return "Bye"
 
         async def wait_and_connect(*arguments, **options):
-            # Connects again after those are served. Two iterations later it would be served too.
+            # Connects after the others are served. Two iterations later it would be served too.
             asyncio.wait = wait
             outcome = await wait(*arguments, **options)
             clients.append(socket.create_connection(address))

@@ -98,7 +98,7 @@ def test_a_run_continues_with_fewer_threads_and_logs_it_once(
     work = Together(3)
     with caplog.at_level(logging.WARNING, "gptx_async"):
         assert run(work, range(300)) == [*range(300)]
-    assert work.most == 3, "all three ran at once"
+    assert work.most == 3, "all three ran concurrently"
     [record] = [
         each for each in caplog.records if each.name == "gptx_async.mapping.backends.threads"
     ]
