@@ -38,7 +38,8 @@ def close_idle_connections() -> None:
         clients: Any = scope.get(ClientCache, ClientCache, ClientCache.close)
         for lease in clients._pools._leases.values():
             for transport in lease.resource._transports:
-                connector = getattr(transport.client, "connector", None)
+                # The transport for a SOCKS proxy is httpx's, and has no client.
+                connector = getattr(getattr(transport, "client", None), "connector", None)
                 if connector is not None:
                     for protocol, _ in [
                         each for pool in connector._conns.values() for each in pool
